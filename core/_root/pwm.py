@@ -62,8 +62,10 @@ class Pwm:
             DnaError: negative or non-finite counts, an empty position, pseudocount <= 0, or an impossible background.
         """
         _check_background(background)
-        if not pseudocount > 0:
+        if not 0 < pseudocount < float("inf"):
             raise DnaError(f"pseudocount {pseudocount}: expected > 0, or letters never seen would score -inf")
+        if counts.dim() != 2 or counts.shape[1] != 4:
+            raise DnaError(f"motif {name!r}: counts of shape {list(counts.shape)}; expected [W, 4], columns A C G T")
         counts, null = counts.double(), torch.tensor(background, dtype=torch.float64)
         total = counts.sum(-1, keepdim=True)
         if not bool(counts.isfinite().all() and (counts >= 0).all() and (total > 0).all() and total.isfinite().all()):

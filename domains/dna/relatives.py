@@ -1,0 +1,117 @@
+"""Related sequences kept on one side of a split: families of rows that share long words or align closely.
+
+A random split of sequences that evolved from one another puts near-copies on both sides, and any score on the far side
+then measures memory. Splits here move whole families, chosen by a hash of the family's name, so that they are the same
+on every machine and in every version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...dna import one_hot, reverse_complement
+
+
+def families(
+    tokens: Tensor, *, word: int = 20, matches: int | None = None, group: Sequence[int] | None = None
+) -> NDArray[np.int64]:
+    """Label of each row's family: the smallest row (or group) that it is linked to, directly or through others.
+
+    Two rows are linked when they share a word of `word` letters at any place on either strand.
+
+    Args:
+        tokens: int64 `[N, L]` over ACGT.
+        word: length of a shared word that makes two rows relatives, 1 to 31. Chance makes about
+            `(N L)^2 / 4^word` links: 20 is right for thousands of rows. Long runs of one letter link rows too.
+        matches: also link rows that agree at this many positions or more (substitutions spread too densely for a long
+            word to survive); compares all pairs, so for up to about 50 000 rows. None: words only.
+        group: for each row a number that ties rows together from the start (all isolates of one gene).
+
+    Returns:
+        int64 `[N]`; rows of one family carry the same label, a row index, or a group number where `group` is given.
+
+    Raises:
+        ValueError: `word` is longer than the rows or than 31 letters.
+    """
+    if not 1 <= word <= min(31, tokens.shape[1]):
+        raise ValueError(f"word={word}: expected 1 to {min(31, tokens.shape[1])} for rows of {tokens.shape[1]} letters")
+    node = np.arange(len(tokens)) if group is None else np.asarray(group, dtype=np.int64)
+    links = [_word_links(tokens, node, word)]
+    if matches is not None:
+        links.append(node[_close_pairs(tokens, matches)])
+    labels = _components(int(node.max(initial=-1)) + 1, np.concatenate(links, axis=1))
+    return labels[node]
+
+
+def assign(names: Sequence[str], shares: dict[str, float], seed: int = 0) -> NDArray[np.str_]:
+    """Share that each name falls into, by a hash of the name alone: same name, same share, whatever else is there.
+
+    Args:
+        names: for instance genes, or one sequence that stands for its family; length N.
+        shares: probability of each share; they must add up to 1.
+        seed: another seed gives another split.
+
+    Returns:
+        N keys of `shares`.
+
+    Raises:
+        ValueError: a negative share, or a sum other than 1.
+    """
+    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"shares {shares} must be at least 0 and add up to 1")
+    edges = np.cumsum(list(shares.values()))[:-1]
+    uniforms = np.array([_uniform(f"{seed}:{name}") for name in names])
+    return np.array(list(shares))[np.searchsorted(edges, uniforms, side="right")]
+
+
+def _uniform(text: str) -> float:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) / 2**64
+
+
+def _word_links(tokens: Tensor, node: NDArray[np.int64], word: int) -> NDArray[np.int64]:
+    """Pairs of nodes `[2, E]` that hold the same word next to each other in the sorted list of all words."""
+    keys = np.minimum(_words(tokens, word), _words(reverse_complement(tokens), word)[:, ::-1]).ravel()
+    order = np.argsort(keys, kind="stable")
+    holder = np.repeat(node, tokens.shape[1] - word + 1)[order]
+    same = keys[order][1:] == keys[order][:-1]
+    return np.stack([holder[1:][same], holder[:-1][same]])
+
+
+def _words(tokens: Tensor, word: int) -> NDArray[np.int64]:
+    """Every window of `word` letters as a number in base 4: `[N, L - word + 1]`."""
+    letters = tokens.numpy()
+    windows = letters.shape[1] - word + 1
+    keys = np.zeros((len(letters), windows), np.int64)
+    for offset in range(word):
+        keys = keys * 4 + letters[:, offset : offset + windows]
+    return keys
+
+
+def _close_pairs(tokens: Tensor, matches: int, block: int = 2048) -> NDArray[np.int64]:
+    """Pairs of rows `[2, E]` that agree at `matches` positions or more."""
+    hot = one_hot(tokens, torch.float32).flatten(1)
+    found = []
+    for start in range(0, len(hot), block):
+        agree = hot[start : start + block] @ hot[start:].T
+        found.append((agree >= matches - 0.5).nonzero().T + start)
+    return torch.cat(found, dim=1).numpy()
+
+
+def _components(count: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Smallest node connected to each of `count` nodes, by label propagation with pointer jumping."""
+    labels = np.arange(count)
+    while True:
+        low = labels[links].min(axis=0)
+        new = labels.copy()
+        np.minimum.at(new, labels[links[0]], low)
+        np.minimum.at(new, labels[links[1]], low)
+        new = new[new]
+        if np.array_equal(new, labels):
+            return labels
+        labels = new

@@ -64,20 +64,21 @@ install-dev: $(DEV) ## the same with the tools for development
 clean: ## remove the environment, build leftovers and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	echo "tiltflow needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+# pip comes last into a new environment, so an interrupted one is made again
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "tiltflow needs Python 3.11 or newer, and '$(PYTHON)' is none." \
 	"Name another one, for instance: make run PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	echo "'$(PYTHON)' has no venv module. Install it (Debian, Ubuntu: apt install python3-venv) and try again." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(BASE): $(INPUTS) | $(BIN)/python
+$(BASE): $(INPUTS) | $(BIN)/pip
 	@echo "Installing tiltflow into $(VENV) (a few minutes the first time)"
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 
-$(DEV): $(INPUTS) | $(BIN)/python
+$(DEV): $(INPUTS) | $(BIN)/pip
 	@echo "Installing tiltflow and its development tools into $(VENV) (a few minutes the first time)"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(BASE) $@

@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiltflow
@@ -298,13 +299,12 @@ def test_installed_metadata() -> None:
 
 
 def test_ctrl_c_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from tiltflow import __main__ as entry
-    from tiltflow import cli
+    from tiltflow.__main__ import main
 
     def interrupted(argv: list[str]) -> int:
         assert argv == ["n=4"]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "main", interrupted)
-    assert entry.main(["n=4"]) == 130
+    monkeypatch.setitem(sys.modules, "tiltflow.cli", SimpleNamespace(main=interrupted))
+    assert main(["n=4"]) == 130
     assert "interrupted" in capsys.readouterr().err

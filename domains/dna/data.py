@@ -46,8 +46,8 @@ class Promoters:
 
     Attributes:
         tokens: int64 `[N, 80]`, A=0 C=1 G=2 T=3.
-        genes: N systematic names such as "YAL001C". The file writes "YAL001C.2"; the ".2" is on every line (it stands for
-            the window, 160 to 80 bp upstream of the transcription start) and is dropped.
+        genes: N systematic names such as "YAL001C". The file writes "YAL001C.2"; the ".2", which is on every line, stands
+            for the window (160 to 80 bp upstream of the transcription start) and is dropped.
         isolates: int64 `[N]`, isolates that carry this sequence.
         skipped: lines left out because they hold an N.
     """

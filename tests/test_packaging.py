@@ -9,7 +9,6 @@ import ast
 import importlib
 import importlib.metadata
 import json
-import pkgutil
 import subprocess
 import sys
 import tomllib
@@ -232,12 +231,7 @@ def test_the_rules_let_honest_code_pass(source: str, module: str, is_package: bo
 # --- what a user imports and calls --------------------------------------------------------------------------------
 
 
-def packages() -> list[str]:
-    found = [module.name for module in pkgutil.walk_packages(tiltflow.__path__, "tiltflow.") if module.ispkg]
-    return ["tiltflow", *(name for name in found if not name.startswith("tiltflow._"))]
-
-
-@pytest.mark.parametrize("package", packages())
+@pytest.mark.parametrize("package", setuptools_table()["packages"])
 def test_public_names_exist_once(package: str) -> None:
     module = importlib.import_module(package)
     names = list(getattr(module, "__all__", []))

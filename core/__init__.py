@@ -1,0 +1,47 @@
+"""The domain-agnostic core: tensors in, tensors out."""
+
+from . import networks, particles, processes, samplers, schedules
+from .cost import Cost, Meter
+from .denoiser import Denoiser, Subs
+from .diffusion import Diffusion
+from .observers import Observer, Progress, StopWhen, Trace
+from .steering import SMC, SVDD, BestOfN, ImportanceResampling, Steering, steps
+from .tilt import Reward, RewardError, Samples, Tilt
+from .transitions import CategoricalTransition, GaussianTransition, Transition
+from .values import Completions, Given, PosteriorMean, Rollout, Value, fit_value
+
+__all__ = [
+    "SMC",
+    "SVDD",
+    "BestOfN",
+    "CategoricalTransition",
+    "Completions",
+    "Cost",
+    "Denoiser",
+    "Diffusion",
+    "GaussianTransition",
+    "Given",
+    "ImportanceResampling",
+    "Meter",
+    "Observer",
+    "PosteriorMean",
+    "Progress",
+    "Reward",
+    "RewardError",
+    "Rollout",
+    "Samples",
+    "Steering",
+    "StopWhen",
+    "Subs",
+    "Tilt",
+    "Trace",
+    "Transition",
+    "Value",
+    "fit_value",
+    "networks",
+    "particles",
+    "processes",
+    "samplers",
+    "schedules",
+    "steps",
+]

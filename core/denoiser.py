@@ -1,0 +1,199 @@
+"""A network and its parameterisation, seen from outside as one thing: (x, t, cond) -> clean estimate.
+
+The clean estimate is the one language between networks and methods: log p(x0 | x_t) `[B, L, K]` for discrete states, the
+posterior mean `[B, *shape]` for continuous ones. Whatever a network predicts is converted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .cost import charge, open_meters, spend
+from .states import index_tree, is_discrete, match_rows, per_sample, unique_rows
+
+
+class Parameterisation(Protocol):
+    """From what a network returns to the clean estimate."""
+
+    def clean(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The clean estimate from the network's output at x `[B, ...]`, t `[B]`."""
+        ...
+
+    def settled(self, x: Tensor) -> Tensor | None:
+        """bool `[B]`: rows whose clean estimate does not depend on the network; None where all rows do."""
+        ...
+
+    def settled_clean(self, x: Tensor) -> Tensor:
+        """The clean estimate of settled rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subs:
+    """SUBS (Sahoo et al. 2024): no mass on the mask; a token that is there stays there.
+
+    On a relaxed state a site is each token in proportion to its mass, and the network's prediction in proportion to its
+    mask mass: one-hot states give exactly the discrete rule.
+    """
+
+    vocab: int
+
+    def clean(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        expected = (*x.shape[:2],)
+        if output.shape[:-1] != expected or output.shape[-1] not in (self.vocab, self.vocab + 1):
+            raise ValueError(
+                f"The network returned {tuple(output.shape)}; expected logits [{expected[0]}, {expected[1]}, {self.vocab}] "
+                f"(or {self.vocab + 1} with the mask last). Check vocab={self.vocab} and the order of dimensions."
+            )
+        predicted = output[..., : self.vocab].log_softmax(-1)
+        if is_discrete(x):
+            return torch.where((x == self.vocab).unsqueeze(-1), predicted, _held(x, self.vocab, predicted.dtype))
+        return (x[..., :-1] + x[..., -1:] * predicted.exp()).log()
+
+    def settled(self, x: Tensor) -> Tensor | None:
+        return ~(x == self.vocab).any(-1) if is_discrete(x) else None
+
+    def settled_clean(self, x: Tensor) -> Tensor:
+        return _held(x, self.vocab, torch.get_default_dtype())
+
+
+def _held(x: Tensor, vocab: int, dtype: torch.dtype) -> Tensor:
+    """log one-hot of the tokens of x, `[B, L, K]`; the value at masked sites is not meant to be read."""
+    rows = torch.full((*x.shape, vocab), -math.inf, dtype=dtype, device=x.device)
+    return rows.scatter_(-1, x.clamp(max=vocab - 1).unsqueeze(-1), 0.0)
+
+
+class Denoiser(nn.Module):
+    """Network plus parameterisation. Counts the rows that really go through the network.
+
+    Args:
+        network: callable (x, t) or, with a condition, (x, t, cond) -> output; t is `[B]`.
+        parameterisation: how to read the output.
+        max_rows: split larger batches (None: never). Draws do not depend on it, since noise is made outside; outputs may
+            differ in the last bit where a kernel is not batch-invariant.
+        time_invariant: the output does not depend on t. Lets samplers reuse estimates of rows that did not change.
+            Read from `network.time_invariant` when not given; False if absent.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        parameterisation: Parameterisation,
+        *,
+        max_rows: int | None = None,
+        time_invariant: bool | None = None,
+    ):
+        super().__init__()
+        if not callable(network):
+            raise TypeError(f"network is a {type(network).__name__}; expected a callable (x, t) -> output.")
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows is {max_rows}; expected at least 1, or None.")
+        self.network = network
+        self.parameterisation = parameterisation
+        self.max_rows = max_rows
+        self.time_invariant = bool(
+            getattr(network, "time_invariant", False) if time_invariant is None else time_invariant
+        )
+
+    def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
+        """The clean estimate at x `[B, ...]`, t a number or `[B]`; rows that need no network skip it."""
+        time = per_sample(t, x)
+        settled = self.parameterisation.settled(x)
+        if settled is None or not bool(settled.any()):
+            return self._estimate(x, time, cond)
+        if bool(settled.all()):
+            return self.parameterisation.settled_clean(x)
+        open_rows = ~settled
+        fresh = self._estimate(x[open_rows], time[open_rows], index_tree(match_rows(cond, len(x)), open_rows))
+        clean = self.parameterisation.settled_clean(x).to(fresh.dtype)
+        clean[open_rows] = fresh
+        return clean
+
+    def _estimate(self, x: Tensor, time: Tensor, cond: Any) -> Tensor:
+        if self.max_rows is None or len(x) <= self.max_rows:
+            return self._forward(x, time, cond)
+        cond = match_rows(cond, len(x))
+        parts = [slice(i, i + self.max_rows) for i in range(0, len(x), self.max_rows)]
+        return torch.cat([self._forward(x[part], time[part], index_tree(cond, part)) for part in parts])
+
+    def _forward(self, x: Tensor, time: Tensor, cond: Any) -> Tensor:
+        output = self.network(x, time) if cond is None else self.network(x, time, match_rows(cond, len(x)))
+        spend(forward_rows=len(x))
+        if output.requires_grad:
+            meters = open_meters()
+            output.register_hook(lambda gradient: charge(meters, backward_rows=len(gradient)))
+        return self.parameterisation.clean(output, x, time)
+
+
+class Restricted(nn.Module):
+    """A masked denoiser that puts all its mass on allowed tokens, site by site, renormalised.
+
+    With the one-at-a-time sampler, fixed sites give the exact conditional law p(x | fixed sites). A site with several
+    allowed tokens is honoured too, but the law is then the product of renormalised steps, not the exact conditional.
+    """
+
+    def __init__(self, denoiser: nn.Module, allowed: Tensor):
+        super().__init__()
+        self.denoiser = denoiser
+        self.time_invariant = bool(denoiser.time_invariant)
+        self.register_buffer("log_allowed", torch.where(allowed, 0.0, -math.inf))
+
+    def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
+        return (self.denoiser(x, t, cond) + self.log_allowed).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Clean estimates that are at hand: rows `x` `[B, ...]` were denoised to `clean` `[B, ...]`."""
+
+    x: Tensor
+    clean: Tensor
+
+
+def denoise_once(
+    denoiser: nn.Module,
+    x: Tensor,
+    t: float | Tensor,
+    cond: Any = None,
+    known: Known | None = None,
+    distinct: bool = False,
+) -> Tensor:
+    """The clean estimate without denoising any point twice.
+
+    Args:
+        known: estimates at an earlier time, row by row; a row that did not change since takes its old one if the
+            denoiser does not depend on time.
+        distinct: denoise equal rows of a discrete state once (needs one time and one condition for all rows).
+    """
+    shared = not isinstance(t, Tensor) or t.ndim == 0
+    if known is not None and denoiser.time_invariant:
+        return _refresh(denoiser, x, t, match_rows(cond, len(x)), known, distinct and cond is None)
+    if distinct and cond is None and (shared or denoiser.time_invariant) and is_discrete(x):
+        return _denoise_distinct(denoiser, x, t)
+    return denoiser(x, t, cond)
+
+
+def _denoise_distinct(denoiser: nn.Module, x: Tensor, t: float | Tensor) -> Tensor:
+    first, inverse = unique_rows(x)
+    if len(first) == len(x):
+        return denoiser(x, t)
+    time = t if not isinstance(t, Tensor) or t.ndim == 0 else t[first]
+    return denoiser(x[first], time)[inverse]
+
+
+def _refresh(denoiser: nn.Module, x: Tensor, t: float | Tensor, cond: Any, known: Known, distinct: bool) -> Tensor:
+    changed = (x != known.x).flatten(1).any(1)
+    if bool(changed.all()):
+        return denoise_once(denoiser, x, t, cond, distinct=distinct)
+    if not bool(changed.any()):
+        return known.clean
+    time = t if not isinstance(t, Tensor) or t.ndim == 0 else t[changed]
+    clean = known.clean.clone()
+    clean[changed] = denoise_once(denoiser, x[changed], time, index_tree(cond, changed), distinct=distinct)
+    return clean

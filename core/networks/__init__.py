@@ -1,0 +1,5 @@
+"""Small domain-agnostic networks."""
+
+from .conv import ConvDenoiser, ConvValue
+
+__all__ = ["ConvDenoiser", "ConvValue"]

@@ -1,0 +1,94 @@
+"""Observers: progress, traces and early stops, passed in as `observe=[...]` and never built into a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .particles import Particles, ess
+
+
+class Observer(Protocol):
+    """Called with the state after every step; a true answer stops the steering (the rest runs unguided)."""
+
+    def __call__(self, state: Particles) -> bool | None: ...
+
+
+@dataclass
+class Trace:
+    """Records, per step: time, effective sample size as a fraction, quantiles of the value, network rows, reward calls.
+
+    A group of one particle has no effective sample size of its own: then the weights across groups are used.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __call__(self, state: Particles) -> None:
+        weights = state.grouped if state.grouped.shape[1] > 1 else state.grouped.T
+        values = state.value[state.value.isfinite()]
+        low, median, high = (
+            values.quantile(torch.tensor([0.1, 0.5, 0.9]).to(values)).tolist() if len(values) else [float("nan")] * 3
+        )
+        self.rows.append(
+            {
+                "t": state.t,
+                "ess": float(ess(weights).mean() / weights.shape[1]),
+                "value_q10": low,
+                "value_median": median,
+                "value_q90": high,
+                "forward_rows": state.cost.forward_rows,
+                "reward_calls": state.cost.reward_calls,
+            }
+        )
+
+    def table(self) -> dict[str, Tensor]:
+        """1-D float64 tensors by column, one entry a step."""
+        return {name: torch.tensor([row[name] for row in self.rows]).double() for name in (self.rows or [{}])[0]}
+
+
+@dataclass
+class Progress:
+    """A progress bar on the terminal, with the median value so far."""
+
+    title: str = "steering"
+    _bar: Any = field(default=None, repr=False)
+    _task: Any = field(default=None, repr=False)
+
+    def __call__(self, state: Particles) -> None:
+        if self._bar is None:
+            self._open(state.total)
+        self._bar.update(self._task, completed=state.index, value=float(state.value.median()))
+        if state.index == state.total:
+            self.close()
+
+    def _open(self, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("median value {task.fields[value]:.2f}"))
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=total, value=0.0)
+
+    def close(self) -> None:
+        """Leave the terminal clean; called by itself at the last step."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@dataclass(frozen=True)
+class StopWhen:
+    """Early stop: as soon as `condition(state)` is true.
+
+    >>> StopWhen(lambda state: state.cost.seconds > 60)  # doctest: +ELLIPSIS
+    StopWhen(condition=...)
+    """
+
+    condition: Callable[[Particles], bool]
+
+    def __call__(self, state: Particles) -> bool:
+        return bool(self.condition(state))

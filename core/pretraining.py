@@ -1,0 +1,189 @@
+"""Pretraining a denoiser: minimise minus the ELBO, keep an average of the weights, resume after any interruption."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .diffusion import Diffusion, check_count
+from .storage import StorageError, load_tensors, save_tensors
+
+Batches = Callable[[int, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How to train.
+
+    Args:
+        steps: optimiser steps.
+        batch: samples a step.
+        learning_rate: peak; rises linearly over `warmup` steps, then falls to a hundredth by a half cosine.
+        weight_decay, clip: AdamW's decay and the largest gradient norm.
+        ema: decay of the averaged weights, which are the ones kept; it starts faster, (1 + step) / (10 + step).
+        validate_every: steps between validations and checkpoints.
+    """
+
+    steps: int = 8000
+    batch: int = 128
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    ema: float = 0.999
+    validate_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "validate_every"):
+            check_count(name, getattr(self, name))
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        fraction = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Yielded at every validation: `curve` holds rows of step, training loss and validation NELBO (nats per site)."""
+
+    step: int
+    total: int
+    curve: list[dict[str, float]]
+
+
+def pretrain(
+    diffusion: Diffusion,
+    batches: Batches,
+    validation: Tensor,
+    settings: Pretraining,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, float], Any] | None = None,
+) -> Iterator[Progress]:
+    """Train `diffusion`'s network in place, yielding at every validation; at the end it holds the averaged weights.
+
+    Args:
+        batches: (n, generator) -> clean samples `[n, *shape]`.
+        validation: `[V, *shape]`, scored with the same noise every time.
+        checkpoint: file to resume from if it is there, and to save to at every validation.
+        on_step: called with (step, loss in nats per site).
+
+    Raises:
+        StorageError: the checkpoint is corrupt or of another run (other settings, seed or shapes).
+    """
+    run = _Run(diffusion, settings, seed)
+    if checkpoint is not None and checkpoint.exists():
+        run.load(checkpoint)
+    recent: list[float] = []
+    for step in range(run.step, settings.steps):
+        recent.append(run.update(batches))
+        if on_step is not None:
+            on_step(step + 1, recent[-1])
+        if run.step % settings.validate_every == 0 or run.step == settings.steps:
+            row = {"step": run.step, "train": sum(recent) / len(recent), "validation": run.validate(validation)}
+            run.curve.append(row)
+            recent.clear()
+            if checkpoint is not None:
+                run.save(checkpoint)
+            yield Progress(run.step, settings.steps, run.curve)
+    diffusion.denoiser.load_state_dict(run.average.state_dict())
+
+
+class _Run:
+    """What a training run carries from step to step, and what a checkpoint therefore holds."""
+
+    def __init__(self, diffusion: Diffusion, settings: Pretraining, seed: int):
+        self.diffusion, self.settings, self.seed = diffusion, settings, seed
+        self.model: nn.Module = diffusion.denoiser
+        self.average = copy.deepcopy(self.model).eval()
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
+        )
+        self.generator = torch.Generator().manual_seed(seed)  # on the CPU: a run is the same on any device
+        self.sites = math.prod(diffusion.shape)
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+
+    def update(self, batches: Batches) -> float:
+        """One optimiser step; returns the loss in nats per site."""
+        self.model.train()
+        settings, process = self.settings, self.diffusion.process
+        x0 = batches(settings.batch, self.generator).to(self.diffusion.device)
+        t = process.training_times(len(x0), generator=self.generator).to(x0.device)
+        x = process.corrupt(x0, t, generator=self.generator)
+        loss = -process.elbo(self.model(x, t), x0, x, t).mean() / self.sites
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.rate(self.step)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self.optimiser.step()
+        self._average()
+        self.step += 1
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+    @torch.no_grad()
+    def validate(self, validation: Tensor) -> float:
+        """NELBO of the averaged weights in nats per site, with the same noise at every call."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        averaged = replace(self.diffusion, denoiser=self.average)
+        parts = [averaged.elbo(part, draws=2, generator=generator) for part in validation.split(256)]
+        return float(-torch.cat(parts).mean()) / self.sites
+
+    def _identity(self) -> dict[str, Any]:
+        return {"kind": "pretraining", "seed": self.seed, "settings": vars(self.settings)}
+
+    def save(self, path: Path) -> None:
+        """Everything a resumed run needs to go on as if it had not stopped."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, slot in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v).clone() for k, v in slot.items()}
+        tensors["generator"] = self.generator.get_state()
+        save_tensors(path, tensors, {**self._identity(), "step": self.step, "curve": self.curve})
+
+    def load(self, path: Path) -> None:
+        tensors, metadata = load_tensors(path, "pretraining")
+        mine = self._identity()
+        differing = [name for name in ("seed", "settings") if metadata.get(name) != mine[name]]
+        if differing:
+            raise StorageError(
+                f"{path} belongs to a run with other {' and '.join(differing)}: {metadata.get(differing[0])}, now "
+                f"{mine[differing[0]]}. Use the same, or another output folder."
+            )
+        try:
+            self.model.load_state_dict(_under(tensors, "model."))
+            self.average.load_state_dict(_under(tensors, "average."))
+            self._load_optimiser(tensors)
+            self.generator.set_state(tensors["generator"])
+        except (RuntimeError, KeyError) as error:
+            raise StorageError(f"{path} does not fit this model: {error}. Use another output folder.") from error
+        self.step, self.curve = int(metadata["step"]), list(metadata["curve"])
+
+    def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under(tensors, "optimiser.").items():
+            index, key = name.split(".", 1)
+            slots.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,43 @@
+"""Ancestral sampling: draw x_s from the process's own reverse step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..processes.base import Process
+from ..transitions import Transition
+from .base import check_truncation, truncate
+
+if TYPE_CHECKING:
+    from ..diffusion import Diffusion
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """x_s ~ p(x_s | x_t) with p(x0 | x_t) in place of x0.
+
+    Sites that are unmasked in the same step are drawn independently, so the law p_T approaches the model's own as the
+    number of steps grows (total variation about c / T); `FirstHitting` has no such error.
+
+    Args:
+        temperature: sharpens (< 1) or flattens the token law; applied before normalisation.
+        top_p: nucleus mass kept, renormalised; 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_truncation(self.temperature, self.top_p)
+
+    def times(self, diffusion: Diffusion) -> Tensor:
+        assert diffusion.grid is not None
+        return diffusion.grid
+
+    def transition(
+        self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor
+    ) -> Transition:
+        return process.transition(truncate(clean, self.temperature, self.top_p), x, t, s)

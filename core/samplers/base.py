@@ -1,0 +1,94 @@
+"""The sampler contract, the one unguided loop, and the truncations that samplers of tokens share."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Known
+from ..processes.base import Process
+from ..transitions import Transition
+
+if TYPE_CHECKING:
+    from ..diffusion import Diffusion
+
+
+class Sampler(Protocol):
+    """How one reverse step is taken."""
+
+    def times(self, diffusion: Diffusion) -> Tensor:
+        """float64 `[S + 1]` grid that this sampler runs on."""
+        ...
+
+    def transition(
+        self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor
+    ) -> Transition:
+        """p(x_s | x_t), given the clean estimate at (x, t)."""
+        ...
+
+
+def denoise(
+    diffusion: Diffusion,
+    x: Tensor,
+    times: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    cond: Any = None,
+    clean: Tensor | None = None,
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Run the unguided sampler from x at times[0]: yields (s, x_s, clean estimate at the step's start) after every step.
+
+    Args:
+        x: `[B, *shape]`; times: descending `[S + 1]`; clean: the estimate at (x, times[0]), where at hand.
+    """
+    known: Known | None = None
+    for t, s in pairwise(times.tolist()):
+        if clean is None:
+            clean = diffusion.clean(x, t, cond, known=known, distinct=known is None)  # the prior repeats itself
+        known = Known(x, clean)
+        x = diffusion.transition(x, t, s, cond, clean=clean).sample(generator=generator)
+        yield s, x, clean
+        clean = None
+
+
+def complete(
+    diffusion: Diffusion,
+    x: Tensor,
+    times: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    cond: Any = None,
+    clean: Tensor | None = None,
+) -> Tensor:
+    """Run `denoise` to the last of `times` and return what came out, `[B, *shape]`."""
+    path = denoise(diffusion, x, times, generator=generator, cond=cond, clean=clean)
+    return deque(path, maxlen=1).pop()[1]
+
+
+def truncate(clean: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Temperature, then nucleus (Holtzman et al. 2020), each renormalised: `[B, L, K]` log-probabilities to the same.
+
+    Renormalising matters: mass that is not put back would change how fast sites are unmasked.
+    """
+    if temperature != 1:
+        clean = (clean / temperature).log_softmax(-1)
+    if top_p < 1:
+        ordered, order = clean.sort(-1, descending=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        kept = torch.where(before < top_p, ordered, -math.inf)  # the token that crosses top_p is kept
+        clean = torch.empty_like(clean).scatter_(-1, order, kept).log_softmax(-1)
+    return clean
+
+
+def check_truncation(temperature: float, top_p: float) -> None:
+    """Raise ValueError unless temperature > 0 and 0 < top_p <= 1."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature}; expected a positive number.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; expected 0 < top_p <= 1.")

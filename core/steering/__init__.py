@@ -1,0 +1,8 @@
+"""Inference-time methods: draw from p* and leave the model alone. One file each."""
+
+from .base import Steering, sample, steps
+from .best_of_n import BestOfN, ImportanceResampling
+from .smc import SMC
+from .svdd import SVDD
+
+__all__ = ["SMC", "SVDD", "BestOfN", "ImportanceResampling", "Steering", "sample", "steps"]

@@ -1,0 +1,87 @@
+"""The DNA domain: a prior over sequences, with codec, constraints, metrics and figures around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...dna import ALPHABET
+from ..base import Domain
+from .codec import DnaCodec
+from .constraints import Template, check
+from .metrics import evaluate
+from .prior import load_prior, shipped
+from .reference import Reference
+
+
+def load(
+    prior: str | Path = "yeast",
+    *,
+    steps: int = 64,
+    template: str | Mapping[int | str, str] | None = None,
+    forbidden: Iterable[str] = (),
+    reference: str | Path | None = None,
+) -> Domain:
+    """A DNA domain, ready to sample, steer and tune.
+
+    Args:
+        prior: name of a shipped prior ("yeast": 80-bp promoters) or a file made by `tiltflow pretrain`.
+        steps: reverse steps of the sampler.
+        template: IUPAC template that the sampler enforces, such as "N20 TATAWAW N53" or {21: "TATAWAW"} (from 1).
+        forbidden: sites or enzymes that must be avoidable under the template (the reward `ForbiddenSites` avoids them).
+        reference: statistics to compare with, a file made by `tiltflow pretrain` (default: the shipped ones).
+
+    Raises:
+        ValueError: an unknown prior, a corrupt file, or a template that contradicts itself or `forbidden`.
+    """
+    if Path(prior).suffix == ".safetensors":
+        diffusion, facts = load_prior(prior, steps)
+    else:
+        diffusion, facts = shipped(str(prior), steps)
+    codec = DnaCodec(diffusion.shape[0])
+    statistics = Reference.load(reference)
+    domain = Domain(
+        name="dna",
+        diffusion=diffusion,
+        alphabet=ALPHABET,
+        codec=codec,
+        metrics=partial(_metrics, statistics),
+        export=partial(_export, codec),
+        reference=statistics,
+        source=_source(prior, facts),
+    )
+    return domain if template is None else constrain(domain, template, forbidden)
+
+
+def constrain(domain: Domain, template: str | Mapping[int | str, str], forbidden: Iterable[str] = ()) -> Domain:
+    """The same domain whose sampler honours an IUPAC template at every site.
+
+    Raises:
+        TemplateError: the template cannot be read, contradicts itself, or makes a forbidden site unavoidable.
+    """
+    parsed = Template.parse(template, length=domain.diffusion.shape[0])
+    if forbidden:
+        check(parsed, forbidden)
+    return replace(domain, diffusion=domain.diffusion.restrict(parsed.allowed), constraints=parsed.echo())
+
+
+def _metrics(reference: Reference, x: Tensor, **scores: Tensor | None) -> Mapping[str, float | int | None]:
+    return evaluate(x, reference, **scores)
+
+
+def _export(codec: DnaCodec, folder: Path, samples: Any, columns: Mapping[str, Any]) -> list[Path]:
+    names = [f"design_{i + 1:04d}" for i in range(len(samples.x))]
+    fasta, table = folder / "samples.fasta", folder / "samples.csv"
+    codec.write_fasta(fasta, samples, names=names, overwrite=True)
+    codec.write_csv(table, {"name": names, "sequence": codec.decode(samples.x), **columns}, overwrite=True)
+    return [fasta, table]
+
+
+def _source(prior: str | Path, facts: Mapping[str, Any]) -> str:
+    figures = ", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float))
+    return f"{prior}: {facts.get('data', 'no description')} ({figures})"

@@ -115,9 +115,12 @@ def parse_csv(text: str, columns: Columns, delimiter: str | None = None) -> tupl
     """Records of a table with a header line; the delimiter is a tab, semicolon or comma, told by the header.
 
     Raises:
-        CodecError: the header lacks a column.
+        CodecError: the header lacks a column, or the delimiter is not one character.
     """
-    delimiter = delimiter or max(",\t;", key=text.lstrip().splitlines()[0].count)
+    if delimiter is None:
+        delimiter = max(",\t;", key=text.lstrip().splitlines()[0].count)
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '\r\n"':
+        raise CodecError(f"delimiter={delimiter!r}; expected one character, such as ','")
     # newline="" keeps line breaks inside quotes, and lets the csv module count lines by any line end.
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     faults: list[Fault] = []

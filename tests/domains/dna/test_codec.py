@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -340,6 +339,14 @@ def test_a_bad_table_is_refused_with_file_line_and_fix(write, content, parts):
     assert all(part in text for part in parts), text
 
 
+@pytest.mark.parametrize("delimiter", ["", ",,", "\n", '"', 3])
+def test_a_delimiter_is_one_character(write, delimiter):
+    path = write(HEADER + "ACGTACGT,1\n", "in.csv")
+    assert f"{path}: delimiter={delimiter!r}; expected one character" in message(
+        CODEC.read_csv, path, delimiter=delimiter
+    )
+
+
 def test_lines_are_counted_through_quoted_line_breaks_and_blank_lines(write):
     path = write('note,sequence\n"two\nlines",ACGTACGT\n\nx,ACGTACGN\n', "in.csv")
     assert "line 5, position 8" in message(CODEC.read_csv, path)
@@ -413,12 +420,9 @@ def test_nothing_unfinished_or_misshapen_is_written(tmp_path):
 
 # --- real files ----------------------------------------------------------------------------------------------------
 
-DATA = os.environ.get("TILTFLOW_DATA")
 
-
-@pytest.mark.skipif(not DATA, reason="TILTFLOW_DATA names no folder with the public yeast data")
-def test_the_public_files_are_read_and_come_back(tmp_path):
-    codec, yeast = DnaCodec(80), Path(str(DATA)) / "dna" / "yeast"
+def test_the_public_files_are_read_and_come_back(tmp_path, data_dir):
+    codec, yeast = DnaCodec(80), data_dir / "dna" / "yeast"
     natural = codec.read_csv(
         yeast / "native80_orthologous_unique.txt.gz", "ortho_seq", "num_isolates", names="proName", ambiguous="skip"
     )

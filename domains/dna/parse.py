@@ -118,7 +118,8 @@ def parse_csv(text: str, columns: Columns, delimiter: str | None = None) -> tupl
         CodecError: the header lacks a column, or the delimiter is not one character.
     """
     if delimiter is None:
-        delimiter = max(",\t;", key=text.lstrip().splitlines()[0].count)
+        first = next(line for line in io.StringIO(text, newline="") if line.strip())
+        delimiter = max(",\t;", key=first.count)
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '\r\n"':
         raise CodecError(f"delimiter={delimiter!r}; expected one character, such as ','")
     # newline="" keeps line breaks inside quotes, and lets the csv module count lines by any line end.

@@ -277,6 +277,12 @@ def test_csv_reads_columns_labels_and_names(write, end, delimiter):
     assert list(CODEC.read_csv(path, "seq", "YPD").labels) == ["YPD"]  # one label needs no list
 
 
+def test_the_unnamed_index_column_of_a_data_frame_is_no_obstacle(write):
+    for delimiter in ",\t;":
+        path = write(f"\n{delimiter}sequence\n0{delimiter}ACGTACGT\n", "in.csv")
+        assert torch.equal(CODEC.read_csv(path).tokens, TOKENS[:1])
+
+
 def test_csv_round_trip_is_exact(tmp_path):
     tokens = random_tokens(30, 8, 2)
     numbers = torch.randn(30, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

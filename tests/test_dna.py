@@ -88,7 +88,7 @@ def test_iupac_table_is_closed_under_complement_and_matches_biopython() -> None:
     for code, letters in dna.IUPAC.items():
         assert set(letters) == set(ambiguous_dna_values[code])
     assert dna.parse_iupac("taw").tolist() == [[False] * 3 + [True], [True] + [False] * 3, [True, False, False, True]]
-    with pytest.raises(dna.DnaError, match="'X' at position 2 is not a IUPAC"):
+    with pytest.raises(dna.DnaError, match="'X' at position 2 is not an IUPAC"):
         dna.parse_iupac("TX")
 
 
@@ -246,8 +246,9 @@ def test_binary_file_is_refused_by_name(tmp_path: Path) -> None:
 
 # fmt: off
 PIECES = [
-    ">", ">m", ">m\n", "\n>n\n1 2 3 4\n", "\nA [ 1 ]\nC [ 1 ]\nG [ 1 ]\nT [ 1 ]\n", "1 2 3 4\n", "# ", "\n", "\r", " ", "\t",
-    "1", "0", "-1", "1e400", "nan", "_", "A", "C [", "]", "N", "acgt", "TATAWAW", "ß", "ı", "\x00", "٣", "é", "\u2028", "\ud800",
+    ">", ">m", ">m\n", "\n>n\n1 2 3 4\n", "\nA [ 1 ]\nC [ 1 ]\nG [ 1 ]\nT [ 1 ]\n", "1 2 3 4\n", "# ", "\n", "\r",
+    " ", "\t", "1", "0", "-1", "1e400", "nan", "_", "A", "C [", "]", "N", "acgt", "TATAWAW", "ß", "ı", "\x00", "٣",
+    "é", "\u2028", "\ud800",
 ]
 # fmt: on
 

@@ -33,7 +33,7 @@ def encode(text: str) -> Tensor:
     """
     if not text:
         raise DnaError("empty sequence: expected letters A, C, G, T")
-    return torch.tensor([ALPHABET.index(letter) for letter in _letters(text, ALPHABET, "DNA letter")])
+    return torch.tensor([ALPHABET.index(letter) for letter in _letters(text, ALPHABET, "a DNA letter")])
 
 
 def decode(tokens: Tensor) -> list[str]:
@@ -55,7 +55,7 @@ def parse_iupac(text: str) -> Tensor:
     """
     if not text:
         raise DnaError("empty consensus: expected IUPAC letters such as TATAWAW")
-    codes = _letters(text, "".join(IUPAC), "IUPAC nucleotide code")
+    codes = _letters(text, "".join(IUPAC), "an IUPAC nucleotide code")
     return torch.tensor([[letter in IUPAC[code] for letter in ALPHABET] for code in codes])
 
 
@@ -65,7 +65,7 @@ def _letters(text: str, known: str, what: str) -> list[str]:
     for position, letter in enumerate(upper):
         if letter not in known:
             hint = "; write T for U" if letter == "U" else ""
-            raise DnaError(f"{text[position]!r} at position {position + 1} is not a {what}: expected {known}{hint}")
+            raise DnaError(f"{text[position]!r} at position {position + 1} is not {what}: expected {known}{hint}")
     return upper
 
 

@@ -1,0 +1,66 @@
+"""What to optimise: numbers for clean samples, higher is better.
+
+Everything is imported where it is first used, so that this package costs nothing to import.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blackbox import BlackBox, BlackBoxError
+    from .compose import Require, Sum, Target, Term
+    from .expression import expression
+    from .motifs import MotifOccupancy
+    from .sequences import ForbiddenSites, GcWindow, Homopolymer, MaxEdits, Repeats
+
+__all__ = [
+    "BlackBox",
+    "BlackBoxError",
+    "ForbiddenSites",
+    "GcWindow",
+    "Homopolymer",
+    "MaxEdits",
+    "MotifOccupancy",
+    "Repeats",
+    "Require",
+    "Sum",
+    "Target",
+    "Term",
+    "expression",
+]
+
+_HOMES = {
+    "blackbox": ("BlackBox", "BlackBoxError"),
+    "compose": ("Require", "Sum", "Target", "Term"),
+    "expression": ("expression",),
+    "motifs": ("MotifOccupancy",),
+    "sequences": ("ForbiddenSites", "GcWindow", "Homopolymer", "MaxEdits", "Repeats"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f".{module}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `expression` the function: the first import of the submodule so called would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

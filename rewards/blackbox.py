@@ -1,0 +1,200 @@
+"""Any Python function on texts as a reward: batches, cache, worker processes, timeout and a policy for failures."""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ._processes import Processes, Result, Take
+from ._store import Store
+from ._worker import BadReturn, evaluate
+
+_SLOW = "raise timeout=, lower batch_size=, or mend the function"
+_LOST = {"timeout": f"its batch took too long; {_SLOW}", "crash": "its process ended"}
+
+
+class BlackBoxError(ValueError):
+    """A black-box function broke its contract, or failed where failures are not tolerated."""
+
+
+@dataclass
+class Counts:
+    """What became of the texts, each counted once per call however often it stands in the batch.
+
+    Attributes:
+        evaluated: given to the function.
+        cached: answered from the cache instead.
+        failed: of those evaluated, how many raised, returned NaN or ended their process.
+        timed_out: of those evaluated, how many were in a batch that took too long.
+    """
+
+    evaluated: int = 0
+    cached: int = 0
+    failed: int = 0
+    timed_out: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBox:
+    """A reward from `function`, which sees text and may be slow, crash or hang.
+
+    Each distinct text is evaluated once. With a timeout or several workers the function runs in worker processes, which
+    are kept between calls and end with the program (or `close`, or a `with` block); lambdas and local functions work.
+    A batch that raises is tried again text by text, so that only the texts at fault fail. A failed or late text gives
+    NaN and is not cached; what NaN means is decided by the method that asked (`Tilt.failures`).
+
+    Args:
+        function: texts -> one real number for each, as a list, tuple, array or tensor; if not `vectorised`, text -> number.
+        decode: tokens `[B, L]` -> B texts, such as `tiltflow.dna.decode`.
+        batch_size: texts per call (default: 64; 1 if not `vectorised`, so that a timeout is one for each text).
+        vectorised: whether the function takes a list of texts.
+        cache: whether to remember values. It is for functions that give the same text the same value.
+        cache_size: how many values to keep in memory.
+        cache_file: JSON lines that outlive the run, made if missing; tied to `name`.
+        workers: number of processes.
+        timeout: seconds that a batch may take, or None. After 8 late batches in a row the call gives up with an error.
+        on_error: "nan", or "raise" to stop at the first failure or timeout.
+        name: in reports and in the cache file (default: the function's name).
+        alphabet: tokens that `decode` reads, such as "ACGT"; None fits any model.
+
+    Raises:
+        TypeError: function or decode is not callable, or the function cannot be sent to a worker process.
+        ValueError: an impossible number or policy, or a cache file of something else.
+        OSError: the cache file cannot be read or written.
+    """
+
+    function: Callable[..., Any]
+    decode: Callable[[Tensor], Sequence[str]]
+    batch_size: int | None = None
+    vectorised: bool = True
+    cache: bool = True
+    cache_size: int = 1_000_000
+    cache_file: str | os.PathLike[str] | None = None
+    workers: int = 1
+    timeout: float | None = None
+    on_error: Literal["nan", "raise"] = "nan"
+    name: str = ""
+    alphabet: str | None = None
+    counts: Counts = field(init=False, default_factory=Counts)
+    _store: Store | None = field(init=False, repr=False, default=None)
+    _processes: Processes | None = field(init=False, repr=False, default=None)
+
+    takes: ClassVar[str] = "tokens"
+    differentiable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check(self)
+        name = self.name or getattr(self.function, "__qualname__", type(self.function).__name__)
+        if self.cache_file is not None and "<" in name:
+            raise ValueError(f"cache_file needs a name=: {name!r} does not tell this function from others")
+        object.__setattr__(self, "name", name)
+        if self.workers > 1 or self.timeout is not None:
+            processes = Processes(self.function, self.workers)
+            weakref.finalize(self, processes.close).atexit = False  # loky ends idle workers at exit
+            object.__setattr__(self, "_processes", processes)
+        if self.cache:
+            object.__setattr__(self, "_store", Store(self.cache_size, self.cache_file, name))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Values float64 `[B]`, NaN where the function failed, on the device of `x` (tokens `[B, L]`).
+
+        Raises:
+            BlackBoxError: the function returned something other than one real number per text, every batch times out,
+                or `on_error="raise"` and a text failed.
+        """
+        texts = self._texts(x)
+        values = {text: None if self._store is None else self._store.get(text) for text in texts}
+        missing = [text for text, value in values.items() if value is None]
+        self.counts.cached += len(values) - len(missing)
+
+        def take(batch: list[str], result: Result) -> None:
+            values.update(self._record(batch, result))
+
+        self._evaluate(missing, take)
+        return torch.tensor([values[text] for text in texts], dtype=torch.float64, device=x.device)
+
+    def close(self) -> None:
+        """End the worker processes; the next call starts new ones."""
+        if self._processes is not None:
+            self._processes.close()
+
+    def __enter__(self) -> BlackBox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _texts(self, x: Tensor) -> list[str]:
+        texts = list(self.decode(x))
+        if len(texts) != len(x) or not all(isinstance(text, str) for text in texts):
+            raise BlackBoxError(f"decode gave {len(texts)} items for {len(x)} samples: expected one text for each")
+        return texts
+
+    def _evaluate(self, texts: list[str], take: Take) -> None:
+        """Call take(batch, result) for all of `texts`, wherever the function runs."""
+        batches = [texts[start : start + self._size] for start in range(0, len(texts), self._size)]
+        try:
+            if self._processes is None:
+                for batch in batches:
+                    take(batch, evaluate(self.function, batch, self.vectorised))
+            else:
+                self._delegate(self._processes, batches, take)
+        except BadReturn as error:
+            raise BlackBoxError(f"{self.name} {error}") from None
+        except TimeoutError as error:
+            raise BlackBoxError(f"{self.name} took longer than {self.timeout} s for {error}; {_SLOW}") from None
+
+    def _delegate(self, processes: Processes, batches: list[list[str]], take: Take) -> None:
+        suspects: list[str] = []  # texts of batches that ended their process: one of each did it
+
+        def sift(batch: list[str], result: Result) -> None:
+            if result == "crash" and len(batch) > 1:
+                suspects.extend(batch)
+            else:
+                take(batch, result)
+
+        processes.run(batches, self.vectorised, self.timeout, sift)
+        processes.run([[text] for text in suspects], self.vectorised, self.timeout, take)
+
+    def _record(self, batch: list[str], result: Result) -> dict[str, float]:
+        """Count, cache and judge what came for `batch`; its values."""
+        outcomes = result if isinstance(result, list) else [(math.nan, _LOST[result])] * len(batch)
+        values = {text: value for text, (value, _) in zip(batch, outcomes, strict=True)}
+        if self._store is not None:
+            self._store.add(values.items())
+        failures = [(text, why) for text, (value, why) in zip(batch, outcomes, strict=True) if math.isnan(value)]
+        self.counts.evaluated += len(batch)
+        if result == "timeout":
+            self.counts.timed_out += len(batch)
+        else:
+            self.counts.failed += len(failures)
+        if failures and self.on_error == "raise":
+            text, why = failures[0]
+            raise BlackBoxError(f"{self.name} failed for {text!r}: {why or 'it returned NaN'}")
+        return values
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size or (64 if self.vectorised else 1)
+
+
+def _check(box: BlackBox) -> None:
+    for what, value in (("function", box.function), ("decode", box.decode)):
+        if not callable(value):
+            raise TypeError(f"{what} {value!r}: expected a callable")
+    for what, number in (("batch_size", box.batch_size), ("cache_size", box.cache_size), ("workers", box.workers)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise ValueError(f"{what} {number!r}: expected a whole number, at least 1")
+    if box.timeout is not None and not 0 < box.timeout < math.inf:
+        raise ValueError(f"timeout {box.timeout!r}: expected seconds > 0, or None")
+    if box.on_error not in ("nan", "raise"):
+        raise ValueError(f"on_error {box.on_error!r}: expected 'nan' or 'raise'")
+    if box.cache_file is not None and not box.cache:
+        raise ValueError("cache_file needs cache=True")

@@ -31,7 +31,7 @@ class Cost:
 
 @dataclass
 class Meter:
-    """Context manager that adds up what is spent inside it. Re-entrant; meters may nest.
+    """Context manager that adds up what is spent inside it. May be entered again later, and inside other meters.
 
     >>> with Meter() as meter:
     ...     spend(forward_rows=3)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .cost import charge, open_meters, spend
-from .states import index_tree, is_discrete, match_rows, per_sample, unique_rows
+from .states import index_tree, is_discrete, match_rows, per_sample, safe_log, unique_rows
 
 
 class Parameterisation(Protocol):
@@ -54,7 +54,7 @@ class Subs:
         predicted = output[..., : self.vocab].log_softmax(-1)
         if is_discrete(x):
             return torch.where((x == self.vocab).unsqueeze(-1), predicted, _held(x, self.vocab, predicted.dtype))
-        return (x[..., :-1] + x[..., -1:] * predicted.exp()).log()
+        return safe_log(x[..., :-1] + x[..., -1:] * predicted.exp())
 
     def settled(self, x: Tensor) -> Tensor | None:
         return ~(x == self.vocab).any(-1) if is_discrete(x) else None
@@ -124,6 +124,11 @@ class Denoiser(nn.Module):
 
     def _forward(self, x: Tensor, time: Tensor, cond: Any) -> Tensor:
         output = self.network(x, time) if cond is None else self.network(x, time, match_rows(cond, len(x)))
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"The network returned a {type(output).__name__}; expected a tensor. Wrap the network so that it returns "
+                "the logits only."
+            )
         spend(forward_rows=len(x))
         if output.requires_grad:
             meters = open_meters()
@@ -143,6 +148,11 @@ class Restricted(nn.Module):
         self.denoiser = denoiser
         self.time_invariant = bool(denoiser.time_invariant)
         self.register_buffer("log_allowed", torch.where(allowed, 0.0, -math.inf))
+
+    @property
+    def allowed(self) -> Tensor:
+        """bool `[L, K]`."""
+        return self.log_allowed == 0
 
     def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
         return (self.denoiser(x, t, cond) + self.log_allowed).log_softmax(-1)
@@ -195,5 +205,6 @@ def _refresh(denoiser: nn.Module, x: Tensor, t: float | Tensor, cond: Any, known
         return known.clean
     time = t if not isinstance(t, Tensor) or t.ndim == 0 else t[changed]
     clean = known.clean.clone()
-    clean[changed] = denoise_once(denoiser, x[changed], time, index_tree(cond, changed), distinct=distinct)
+    fresh = denoise_once(denoiser, x[changed], time, index_tree(cond, changed), distinct=distinct)
+    clean[changed] = fresh.to(clean.dtype)  # rows that skipped the network come in the default dtype
     return clean

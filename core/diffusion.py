@@ -119,43 +119,58 @@ class Diffusion:
         check_count("draws", draws)
         self.process.check(x0, clean=True)
         repeated = x0.repeat_interleave(draws, 0)
-        # The strata are dealt in order, so that each sample's own draws cover (0, 1).
-        times = torch.cat([self.process.training_times(draws, generator=generator) for _ in range(len(x0))]).to(
-            x0.device
-        )
-        x = self.process.corrupt(repeated, times, generator=generator)
-        clean = self.clean(x, times, cond)
-        return self.process.elbo(clean, repeated, x, times).reshape(-1, draws).mean(1)
+        noised = self.process.noise(repeated, strata=draws, generator=generator)
+        clean = self.clean(noised.x, noised.t, cond)
+        terms = noised.importance * self.process.elbo(clean, repeated, noised.x, noised.t)
+        return terms.reshape(-1, draws).mean(1)
 
     def infill(self, template: Tensor) -> Diffusion:
-        """The same law with fixed sites: int64 `[L]`, masks where the model is free.
+        """This law with more fixed sites: int64 `[L]`, masks where the model is free.
 
         Exact, p(x | fixed sites), for the one-at-a-time sampler and an exact denoiser.
 
         Raises:
-            ValueError: a template of another shape or with unknown tokens.
+            ValueError: a template of another shape, with unknown tokens, or against what is fixed or restricted already.
         """
         if tuple(template.shape) != self.shape:
             raise ValueError(f"The template has shape {tuple(template.shape)}; expected {self.shape}.")
         self.process.check(template.unsqueeze(0), clean=False)
-        return replace(self, start=template.clone())
+        allowed = self.denoiser.allowed if isinstance(self.denoiser, Restricted) else None
+        return replace(self, start=self._fix(template, allowed))
 
     def restrict(self, allowed: Tensor) -> Diffusion:
-        """The law with only `allowed` tokens at each site, bool `[L, K]`; sites with one choice are fixed from the start.
+        """This law with only `allowed` tokens at each site, bool `[L, K]`; sites with one choice are fixed from the start.
 
         Raises:
-            ValueError: a mask of another shape, or a site where nothing is allowed.
+            ValueError: a mask of another shape, or a site where nothing is allowed, or not what is fixed already.
         """
         vocab = getattr(self.process, "vocab", None)
         if vocab is None or allowed.dtype != torch.bool or tuple(allowed.shape) != (*self.shape, vocab):
             raise ValueError(
                 f"allowed is {allowed.dtype} {tuple(allowed.shape)}; expected bool {(*self.shape, vocab)}, tokens last."
             )
+        denoiser = self.denoiser
+        if isinstance(denoiser, Restricted):
+            allowed, denoiser = allowed & denoiser.allowed.to(allowed.device), denoiser.denoiser
         empty = (~allowed.any(-1)).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"No token is allowed at site(s) {empty[:10]} (counted from 0).")
         template = torch.where(allowed.sum(-1) == 1, allowed.int().argmax(-1), vocab)
-        return replace(self, denoiser=Restricted(self.denoiser, allowed), start=template)
+        return replace(self, denoiser=Restricted(denoiser, allowed), start=self._fix(template, allowed))
+
+    def _fix(self, template: Tensor, allowed: Tensor | None) -> Tensor:
+        """The start with the sites of `template` fixed as well, int64 `[L]`; allowed: bool `[L, K]`, or None for all."""
+        mask = int(self.process.prior(1, (1,)))
+        start = torch.full_like(template, mask) if self.start is None else self.start.to(template)
+        fixed = torch.where(template == mask, start, template)
+        clash = (start != mask) & (start != fixed)
+        if allowed is not None:
+            held = allowed.to(fixed.device).gather(-1, fixed.clamp(max=allowed.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+            clash = clash | ((fixed != mask) & ~held)
+        if bool(clash.any()):
+            sites = clash.nonzero().flatten().tolist()
+            raise ValueError(f"Site(s) {sites[:10]} (counted from 0) are fixed or restricted to other tokens already.")
+        return fixed
 
 
 def check_count(name: str, value: int) -> None:

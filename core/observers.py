@@ -13,7 +13,10 @@ from .particles import Particles, ess
 
 
 class Observer(Protocol):
-    """Called with the state after every step; a true answer stops the steering (the rest runs unguided)."""
+    """Called with the state after every step; a true answer stops the steering (the rest runs unguided).
+
+    An observer's `close()`, if it has one, is called at the end, also after an error or an early stop.
+    """
 
     def __call__(self, state: Particles) -> bool | None: ...
 
@@ -62,8 +65,6 @@ class Progress:
         if self._bar is None:
             self._open(state.total)
         self._bar.update(self._task, completed=state.index, value=float(state.value.median()))
-        if state.index == state.total:
-            self.close()
 
     def _open(self, total: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -74,7 +75,7 @@ class Progress:
         self._task = self._bar.add_task(self.title, total=total, value=0.0)
 
     def close(self) -> None:
-        """Leave the terminal clean; called by itself at the last step."""
+        """Leave the terminal clean."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

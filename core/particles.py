@@ -100,8 +100,8 @@ Resampling = Callable[[Tensor, "torch.Generator | None"], Tensor]
 def _invert(log_weights: Tensor, points: Tensor) -> Tensor:
     """Ancestors at sorted or unsorted points `[n, N]` in [0, 1) of the cumulative weights."""
     cdf = (log_weights - log_weights.amax(-1, keepdim=True)).exp().cumsum(-1)
-    found = torch.searchsorted(cdf, points * cdf[:, -1:], right=True)
-    return found.clamp_(max=log_weights.shape[-1] - 1)
+    # Rounding can turn the last point of a comb into 1, which would find a last weight of zero.
+    return torch.searchsorted(cdf, points.clamp(max=1 - 2.0**-53) * cdf[:, -1:], right=True)
 
 
 def systematic(log_weights: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -81,6 +81,7 @@ def pretrain(
 
     Raises:
         StorageError: the checkpoint is corrupt or of another run (other settings, seed or shapes).
+        FloatingPointError: the loss is not finite.
     """
     run = _Run(diffusion, settings, seed)
     if checkpoint is not None and checkpoint.exists():
@@ -98,6 +99,7 @@ def pretrain(
                 run.save(checkpoint)
             yield Progress(run.step, settings.steps, run.curve)
     diffusion.denoiser.load_state_dict(run.average.state_dict())
+    diffusion.denoiser.eval()
 
 
 class _Run:
@@ -120,9 +122,13 @@ class _Run:
         self.model.train()
         settings, process = self.settings, self.diffusion.process
         x0 = batches(settings.batch, self.generator).to(self.diffusion.device)
-        t = process.training_times(len(x0), generator=self.generator).to(x0.device)
-        x = process.corrupt(x0, t, generator=self.generator)
-        loss = -process.elbo(self.model(x, t), x0, x, t).mean() / self.sites
+        noised = process.noise(x0, generator=self.generator)
+        elbo = process.elbo(self.model(noised.x, noised.t), x0, noised.x, noised.t)
+        loss = -(noised.importance * elbo).mean() / self.sites
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {self.step}. Lower the learning rate or `clip`; the last checkpoint is whole."
+            )
         for group in self.optimiser.param_groups:
             group["lr"] = settings.rate(self.step)
         self.optimiser.zero_grad()
@@ -138,6 +144,8 @@ class _Run:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
+        for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(new)
 
     @torch.no_grad()
     def validate(self, validation: Tensor) -> float:
@@ -173,9 +181,9 @@ class _Run:
             self.average.load_state_dict(_under(tensors, "average."))
             self._load_optimiser(tensors)
             self.generator.set_state(tensors["generator"])
-        except (RuntimeError, KeyError) as error:
+            self.step, self.curve = int(metadata["step"]), list(metadata["curve"])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path} does not fit this model: {error}. Use another output folder.") from error
-        self.step, self.curve = int(metadata["step"]), list(metadata["curve"])
 
     def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
         slots: dict[int, dict[str, Tensor]] = {}

@@ -75,13 +75,13 @@ class Cosine:
     """alpha(t) = 1 - cos(pi/2 (1 - t)): few sites are decided while almost all are masked (MDLM, appendix)."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return 1 - torch.cos(math.pi / 2 * (1 - t))
+        return 1 - torch.sin(math.pi / 2 * t)  # exactly 1 at 0, which the cosine of a rounded pi / 2 is not
 
     def derivative(self, t: Tensor) -> Tensor:
         return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
 
     def inverse(self, alpha: Tensor) -> Tensor:
-        return 1 - 2 / math.pi * torch.acos(1 - alpha)
+        return 2 / math.pi * torch.asin(1 - alpha)
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ def check_grid(grid: Tensor) -> Tensor:
     """Return `grid` as float64 [S + 1] on the CPU, or say what is wrong with it.
 
     Raises:
-        ValueError: not 1-D, shorter than 2, not strictly descending, or outside [0, 1].
+        ValueError: not 1-D, shorter than 2, not strictly descending, outside [0, 1], or not ending at 0.
     """
     grid = torch.as_tensor(grid, dtype=torch.float64).cpu()
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"A grid has shape {tuple(grid.shape)}; expected [steps + 1] with at least one step.")
-    if not bool((grid[1:] < grid[:-1]).all()) or grid[0] > 1 or grid[-1] < 0:
-        raise ValueError("A grid must descend strictly within [0, 1], from noise (1) to data (0).")
+    if not bool((grid[1:] < grid[:-1]).all()) or grid[0] > 1 or grid[-1] != 0:
+        raise ValueError("A grid must descend strictly within [0, 1], from noise (1) to data (exactly 0).")
     return grid

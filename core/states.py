@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -15,6 +16,12 @@ T = TypeVar("T")
 def one_hot(x: Tensor, classes: int, dtype: torch.dtype | None = None) -> Tensor:
     """int64 `[..., L]` -> float `[..., L, classes]` (the default dtype unless given)."""
     return torch.nn.functional.one_hot(x, classes).to(dtype or torch.get_default_dtype())
+
+
+def safe_log(probs: Tensor) -> Tensor:
+    """log of probabilities, -inf at 0 with a gradient of zero there (that of a plain log is NaN)."""
+    positive = probs > 0
+    return torch.where(positive, probs, 1.0).log().masked_fill(~positive, -math.inf)
 
 
 def is_discrete(x: Tensor) -> bool:

@@ -25,6 +25,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         StorageError: the folder cannot be made or written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise StorageError(f"Cannot write {path}: it is a folder. Choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -84,7 +86,9 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
     try:
         metadata = json.loads(header["tiltflow"])
     except (KeyError, json.JSONDecodeError):
-        raise StorageError(f"{path} was not written by tiltflow: its metadata are missing.") from None
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise StorageError(f"{path} was not written by tiltflow: its metadata are missing.")
     if kind is not None and metadata.get("kind") != kind:
         raise StorageError(f"{path} holds {metadata.get('kind')!r}; expected {kind!r}.")
     return tensors, metadata

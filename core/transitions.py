@@ -46,6 +46,9 @@ def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | N
     return torch.rand(shape, dtype=torch.float64, generator=generator, device=device).to(like.device)
 
 
+_BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
+
+
 def categorical(log_probs: Tensor, u: Tensor) -> Tensor:
     """Exact categorical draws by inversion.
 
@@ -55,12 +58,22 @@ def categorical(log_probs: Tensor, u: Tensor) -> Tensor:
 
     Returns:
         int64 `[...]`. A state of mass zero is never drawn.
+
+    Raises:
+        ValueError: a row holds NaN, or no state of it has any mass.
     """
     # Subtracting the maximum keeps the largest mass at 1 whatever the scale; the sum need not be 1, so u is scaled by it.
     log_probs = log_probs.double()
     cdf = (log_probs - log_probs.amax(-1, keepdim=True)).exp().cumsum(-1)
-    threshold = (u * cdf[..., -1]).unsqueeze(-1)
-    return (cdf <= threshold).sum(-1).clamp_(max=cdf.shape[-1] - 1)
+    total = cdf[..., -1]
+    if bool(total.isnan().any()):
+        raise ValueError(
+            "A law to draw from has NaN, or no mass at all: the network returned NaN or infinite logits, or the tokens "
+            "allowed at some site all have probability zero."
+        )
+    # Rounding can turn a u just below 1 into 1; then threshold < total would fail and a last state of mass zero be drawn.
+    threshold = (u.clamp(max=_BELOW_ONE) * total).unsqueeze(-1)
+    return (cdf <= threshold).sum(-1)
 
 
 def kl_categorical(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -104,7 +117,7 @@ class CategoricalTransition:
         if not straight_through:
             return soft
         hard = one_hot(scores.argmax(-1), scores.shape[-1], soft.dtype)
-        return hard + soft - soft.detach()
+        return hard + (soft - soft.detach())  # in this order the value is one-hot to the last bit
 
     def log_prob(self, x: Tensor) -> Tensor:
         table = self.log_probs.expand(*x.shape[:-2], *self.log_probs.shape)
@@ -142,8 +155,10 @@ class UnmaskingTransition(CategoricalTransition):
         """`[B, L, K + 1]`, the mask last."""
         vocab = self.clean.shape[-1]
         masked = (self.x == vocab).unsqueeze(-1)
-        stay = self.stay.expand(self.x.shape).to(self.clean.dtype).unsqueeze(-1)
-        free = torch.cat([self.clean + torch.log1p(-stay), stay.log()], -1)
+        # 1 - stay can be tiny: its log is taken in float64.
+        stay = self.stay.expand(self.x.shape).unsqueeze(-1)
+        leave, remain = torch.log1p(-stay).to(self.clean), stay.log().to(self.clean)
+        free = torch.cat([self.clean + leave, remain], -1)
         held = one_hot(self.x, vocab + 1, self.clean.dtype).log()
         return torch.where(masked, free, held)
 
@@ -178,12 +193,12 @@ class OneSiteTransition:
     def sample(self, n: int | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         lead = (len(self.x),) if n is None else (n, len(self.x))
         u = uniform((2, *lead), self.x, generator)
-        site = categorical(torch.where(self.masked, 0.0, -math.inf), u[0])
+        full = ~self.masked.any(-1, keepdim=True)
+        site = categorical(torch.where(self.masked | full, 0.0, -math.inf), u[0])
         rows = torch.arange(len(self.x), device=self.x.device).expand(lead)
         token = categorical(self.clean[rows, site], u[1])
         out = self.x.expand(*lead, -1).clone()
-        open_rows = self.masked.any(-1).expand(lead)
-        new = torch.where(open_rows, token, out.gather(-1, site.unsqueeze(-1)).squeeze(-1))
+        new = torch.where(full.squeeze(-1), out.gather(-1, site.unsqueeze(-1)).squeeze(-1), token)
         return out.scatter_(-1, site.unsqueeze(-1), new.unsqueeze(-1))
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Known
-from .samplers import complete, denoise
+from .samplers import FirstHitting, complete, denoise
 from .states import is_discrete, match_rows
 from .transitions import categorical, uniform
 
@@ -122,6 +122,11 @@ class Rollout:
         self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
     ) -> Evaluation:
         diffusion = tilt.diffusion
+        if self.steps is not None and isinstance(diffusion.sampler, FirstHitting):
+            raise ValueError(
+                "Rollout(steps=...) skips steps, and first-hitting sampling needs one for every mask. Use Rollout(n), or "
+                "the ancestral sampler."
+            )
         clean = diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
         x0 = x.repeat_interleave(self.n, 0)
         started = clean.repeat_interleave(self.n, 0)
@@ -131,7 +136,7 @@ class Rollout:
         return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 1), clean)
 
     def _times(self, grid: Tensor, t: float) -> Tensor:
-        rest = grid[grid <= t + 1e-12]
+        rest = torch.cat([torch.tensor([t], dtype=grid.dtype), grid[grid < t - 1e-12]])
         if self.steps is None or self.steps >= len(rest) - 1:
             return rest
         picked = torch.linspace(0, len(rest) - 1, self.steps + 1).round().long()
@@ -147,9 +152,11 @@ class Given:
     def evaluate(
         self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
     ) -> Evaluation:
-        value = self.function(x, t).double()
+        value = torch.as_tensor(self.function(x, t), device=x.device).double()
         if value.shape != x.shape[:1]:
             raise ValueError(f"The value returned {tuple(value.shape)}; expected [{len(x)}], one number per sample.")
+        if not bool((value < math.inf).all()):  # false for NaN too
+            raise ValueError(f"The value returned NaN or +inf at t = {t:g}; expected numbers, or -inf for never.")
         return Evaluation(value)
 
 
@@ -182,6 +189,9 @@ def fit_value(
 
     Returns:
         the value, ready for `Tilt(value=...)`.
+
+    Raises:
+        ValueError: an unknown target, or a mean that a reward of -inf makes meaningless.
     """
     if target not in ("soft", "mean"):
         raise ValueError(f"target is {target!r}; expected 'soft' or 'mean'.")
@@ -190,14 +200,17 @@ def fit_value(
     for step in range(steps):
         x, t, reward = _rollout_pairs(tilt, batch, generator)
         peak = max(peak, float(reward.max()) / tilt.alpha)
+        shift = peak if math.isfinite(peak) else 0.0  # no possible sample seen yet
         prediction = network(x, t).double()
         if target == "mean":
+            if bool((reward == -math.inf).any()):
+                raise ValueError("The mean reward is -inf: some samples are impossible. Use target='soft'.")
             loss = ((prediction - reward) ** 2).mean()
         else:
-            score = prediction / tilt.alpha - peak
+            score = prediction / tilt.alpha - shift
             # Past the peak the exponential is continued linearly: same minimum, finite gradient.
             growth = torch.where(score > 1, math.e * score, score.clamp(max=1).exp())
-            loss = (growth - (reward / tilt.alpha - peak).exp() * score).mean()
+            loss = (growth - (reward / tilt.alpha - shift).exp() * score).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

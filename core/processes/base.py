@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..transitions import Transition
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Noised samples on which a denoiser is trained or a bound is estimated.
+
+    Attributes:
+        x: `[B, *shape]`; t: float `[B]`; importance: float `[B]`, one over the density that t was drawn from.
+    """
+
+    x: Tensor
+    t: Tensor
+    importance: Tensor
 
 
 class Process(Protocol):
@@ -29,8 +43,9 @@ class Process(Protocol):
         """A one-sample estimate of the evidence lower bound of x0, `[B]` nats; minus it trains the denoiser."""
         ...
 
-    def training_times(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """n low-discrepancy times `[n]` in (0, 1) for `elbo`."""
+    def noise(self, x0: Tensor, *, strata: int | None = None, generator: torch.Generator | None = None) -> Noised:
+        """Draw (t, x_t) for `elbo`: the mean of importance * elbo is the bound. Times are stratified over each `strata`
+        consecutive samples (None: the whole batch), which lowers the variance."""
         ...
 
     def parameterise(self, network: torch.nn.Module | Any) -> torch.nn.Module:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..denoiser import Denoiser, Subs
 from ..schedules import Linear, Schedule
-from ..states import is_discrete, one_hot, per_sample, to_sites
+from ..states import is_discrete, one_hot, per_sample, safe_log, to_sites
 from ..transitions import CategoricalTransition, UnmaskingTransition, uniform
+from .base import Noised
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ class Masked:
         stay = self.stay(t, s, x)
         if is_discrete(x):
             return UnmaskingTransition(x, clean, stay)
-        stay = stay.to(x.dtype).unsqueeze(-1)
+        leave, remain = ((u.to(x.dtype).unsqueeze(-1)) for u in (1 - stay, stay))
         tokens, mask = x[..., :-1], x[..., -1:]
-        probs = torch.cat([tokens + (1 - stay) * (clean.exp() - tokens).clamp(min=0), stay * mask], -1)
-        return CategoricalTransition(probs.log())
+        probs = torch.cat([tokens + leave * (clean.exp() - tokens).clamp(min=0), remain * mask], -1)
+        return CategoricalTransition(safe_log(probs))
 
     def elbo(self, clean: Tensor, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
         """-alpha'(t) / (1 - alpha(t)) times the sum over masked sites of log p(x0^i | x_t), negated weight included.
@@ -80,16 +81,26 @@ class Masked:
         Args:
             clean: log p(x0 | x_t) `[B, L, K]`; x0, x: int64 `[B, L]`; t: `[B]` or a number.
         """
-        time = per_sample(t, clean)
-        weight = -self.schedule.derivative(time) / (1 - self.schedule.alpha(time))
+        # In float32, 1 - alpha is 0 near the data, and weight times no mask would be inf * 0.
+        time = per_sample(t, clean).double()
+        weight = -self.schedule.derivative(time) / (1 - self.schedule.alpha(time)).clamp(min=1e-16)
         log_likelihood = clean.gather(-1, x0.unsqueeze(-1)).squeeze(-1)
-        return weight * torch.where(x == self.mask, log_likelihood, 0.0).sum(-1)
+        return weight.to(clean.dtype) * torch.where(x == self.mask, log_likelihood, 0.0).sum(-1)
 
-    def training_times(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """One uniform shift of the n points i / n: each is uniform, together they cover (0, 1) (Kingma et al. 2021)."""
-        shift = torch.rand(1, dtype=torch.float64, generator=generator, device=generator.device if generator else None)
-        times = (torch.arange(n, device=shift.device) + shift) / n
-        return times.clamp(min=1e-6).to(torch.get_default_dtype())
+    def noise(self, x0: Tensor, *, strata: int | None = None, generator: torch.Generator | None = None) -> Noised:
+        """Mask exactly n of the L sites, n uniform on 1..L and low-discrepancy over the batch (Kingma et al. 2021).
+
+        The bound is the mean over n of L / n times the sum over masked sites, whatever the schedule (Uria et al. 2014;
+        Ou et al. 2024); fixing n removes the variance of a binomial number of masks. t is the time at which n are expected.
+        """
+        batch, length = x0.shape[:2]
+        u = stratified_uniforms(batch, strata or batch, generator).to(x0.device)
+        count = (u * length).floor() + 1
+        order = uniform((batch, length), x0, generator).argsort(-1).argsort(-1)
+        x = torch.where(order < count.unsqueeze(-1), self.mask, x0)
+        t = self.schedule.inverse(1 - count / length).clamp(max=1 - 1e-7)  # at t = 1 some schedules stand still
+        importance = -1 / self.schedule.derivative(t)
+        return Noised(x, t.to(torch.get_default_dtype()), importance.to(torch.get_default_dtype()))
 
     def parameterise(self, network: Callable[..., Tensor]) -> Denoiser:
         """Logits `[B, L, K]` (or `[B, L, K + 1]`, the mask ignored) to the SUBS clean estimate."""
@@ -104,3 +115,10 @@ class Masked:
         if x.numel() and (int(x.min()) < 0 or int(x.max()) > top):
             hint = " (the mask itself is not a clean token)" if clean else ""
             raise ValueError(f"Tokens run from {int(x.min())} to {int(x.max())}; expected 0 to {top}{hint}.")
+
+
+def stratified_uniforms(n: int, strata: int, generator: torch.Generator | None) -> Tensor:
+    """float64 `[n]` in [0, 1): each block of `strata` is one uniform shift of an even comb, so every entry is uniform."""
+    blocks = -(-n // strata)
+    shift = torch.rand(blocks, 1, dtype=torch.float64, generator=generator, device=generator.device if generator else None)
+    return ((torch.arange(strata, device=shift.device) + shift) / strata).flatten()[:n]

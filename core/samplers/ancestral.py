@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..processes.base import Process
 from ..transitions import Transition
-from .base import check_truncation, truncate
+from .base import check_truncation, need_tokens, truncate
 
 if TYPE_CHECKING:
     from ..diffusion import Diffusion
@@ -40,4 +40,7 @@ class Ancestral:
     def transition(
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor
     ) -> Transition:
-        return process.transition(truncate(clean, self.temperature, self.top_p), x, t, s)
+        if (self.temperature, self.top_p) != (1, 1):
+            need_tokens(x, "A temperature or top_p")
+            clean = truncate(clean, self.temperature, self.top_p)
+        return process.transition(clean, x, t, s)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Known
 from ..processes.base import Process
+from ..states import is_discrete
 from ..transitions import Transition
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ def truncate(clean: Tensor, temperature: float, top_p: float) -> Tensor:
         kept = torch.where(before < top_p, ordered, -math.inf)  # the token that crosses top_p is kept
         clean = torch.empty_like(clean).scatter_(-1, order, kept).log_softmax(-1)
     return clean
+
+
+def need_tokens(x: Tensor, what: str) -> None:
+    """Raise ValueError unless x is a discrete state."""
+    if not is_discrete(x):
+        raise ValueError(f"{what} is defined on tokens, int64 [B, L], not on {x.dtype} {tuple(x.shape)}.")
 
 
 def check_truncation(temperature: float, top_p: float) -> None:

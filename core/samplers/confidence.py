@@ -12,7 +12,7 @@ from torch import Tensor
 from ..processes.base import Process
 from ..processes.masked import Masked
 from ..transitions import CategoricalTransition, UnmaskingTransition
-from .base import check_truncation, truncate
+from .base import check_truncation, need_tokens, truncate
 
 if TYPE_CHECKING:
     from ..diffusion import Diffusion
@@ -49,6 +49,7 @@ class Confidence:
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor
     ) -> CategoricalTransition:
         assert isinstance(process, Masked)
+        need_tokens(x, "Confidence order")
         masked = x == process.mask
         count = masked.sum(-1, keepdim=True)
         left = torch.round(count * process.stay(t, s, x)).to(count.dtype)

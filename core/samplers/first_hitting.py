@@ -11,7 +11,7 @@ from torch import Tensor
 from ..processes.base import Process
 from ..processes.masked import Masked
 from ..transitions import OneSiteTransition
-from .base import check_truncation, truncate
+from .base import check_truncation, need_tokens, truncate
 
 if TYPE_CHECKING:
     from ..diffusion import Diffusion
@@ -49,13 +49,15 @@ class FirstHitting:
         open_sites = diffusion.shape[0]
         if diffusion.start is not None:
             open_sites = max(1, int((diffusion.start == diffusion.process.mask).sum()))
-        # The nominal time of k masks left is the one at which k are expected.
+        # The nominal time of k masks left is the one at which k are expected (of those that the schedule masks by t = 1).
+        schedule = diffusion.process.schedule
         left = torch.linspace(1, 0, open_sites + 1, dtype=torch.float64)
-        times = diffusion.process.schedule.inverse(1 - left)
+        times = schedule.inverse(1 - left * (1 - schedule.alpha(left[0])))
         times[0], times[-1] = 1, 0
         return times
 
     def transition(
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor
     ) -> OneSiteTransition:
+        need_tokens(x, "First-hitting sampling")
         return OneSiteTransition(x, truncate(clean, self.temperature, self.top_p))

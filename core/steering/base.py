@@ -84,17 +84,25 @@ def steps(
     with meter, torch.no_grad():
         state = method.init(tilt, n, generator=generator)
     times = tilt.diffusion.times.tolist()
-    for index, (t, s) in enumerate(pairwise(times), start=1):
-        with meter, torch.no_grad():
-            state = method.step(tilt, state, t, s, generator=generator)
-        state = replace(state, t=s, index=index, cost=meter.cost)
-        stop = [observer(state) for observer in observe]
-        if any(stop) and s > times[-1]:
+    try:
+        for index, (t, s) in enumerate(pairwise(times), start=1):
             with meter, torch.no_grad():
-                state = coast(tilt, state, generator)
-            yield replace(state, cost=meter.cost)
-            return
-        yield state
+                state = method.step(tilt, state, t, s, generator=generator)
+            state = replace(state, t=s, index=index, cost=meter.cost)
+            stop = [observer(state) for observer in observe]
+            if any(stop) and s > times[-1]:
+                with meter, torch.no_grad():
+                    state = coast(tilt, state, generator)
+                yield replace(state, cost=meter.cost)
+                return
+            yield state
+    finally:
+        for observer in observe:
+            getattr(observer, "close", _nothing)()
+
+
+def _nothing() -> None:
+    """What an observer without `close` does at the end."""
 
 
 def coast(tilt: Tilt, state: Particles, generator: torch.Generator | None) -> Particles:

@@ -82,6 +82,10 @@ class SVDD(Steering):
         return rule(log_h, generator)
 
     def _weigh(self, state: Particles, log_h: Tensor) -> Tensor:
-        if self.selection not in ("softmax", softmax):
-            return state.log_weights
         return state.log_weights + log_mean_exp(log_h, -1) - state.log_potential
+
+    def finish(self, tilt: Tilt, state: Particles, *, generator: torch.Generator | None = None) -> Particles:
+        """Weights belong to softmax selection only, early stop or not."""
+        if self.selection in ("softmax", softmax):
+            return state
+        return replace(state, log_weights=torch.zeros_like(state.log_weights))

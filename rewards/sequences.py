@@ -210,8 +210,9 @@ def _expected_matches(hot: Tensor, pattern: Tensor) -> Tensor:
     """Expected number of starts where `pattern` (bool `[W, 4]`) matches `hot` `[B, L, 4]`: `[B]`."""
     if len(pattern) > hot.shape[1]:
         return hot.sum((1, 2)) * 0
-    allowed = pattern.to(hot)
-    return (hot.unfold(1, len(pattern), 1) * allowed.T).sum(-2).prod(-1).sum(-1)
+    mass = hot @ pattern.to(hot).T  # [B, L, W]: what each letter of the pattern finds at each position
+    sites = mass.unfold(1, len(pattern), 1).diagonal(dim1=-2, dim2=-1)  # [B, starts, W]: letter w at start + w
+    return sites.prod(-1).sum(-1)
 
 
 def _windows(x: Tensor, width: int, what: str) -> Tensor:

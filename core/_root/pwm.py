@@ -225,15 +225,14 @@ def motif_counts(tokens: Tensor, pwms: Sequence[Pwm], p_value: float = 1e-4) -> 
     """
     if not 0 < p_value < 1:
         raise DnaError(f"p_value {p_value}: expected a probability in (0, 1), such as 1e-4")
-    # On the grid, scores are small integers: float32 adds them exactly and no site hangs on rounding.
+    # On the grid, scores are whole numbers: they add up exactly, and no site hangs on rounding.
     grids = [(pwm.log_odds / _STEP).round() for pwm in pwms]
     limits = [_threshold(grid, pwm.background, p_value) for grid, pwm in zip(grids, pwms, strict=True)]
     threshold = torch.tensor(limits, device=tokens.device)[:, None, None]
-    weights = [grid.float() for grid in grids]
-    rows = max(1, _CHUNK // (2 * len(weights) * max(1, tokens.shape[-1])))
+    rows = max(1, _CHUNK // (2 * len(grids) * max(1, tokens.shape[-1])))
     counts = []
-    for chunk in one_hot(tokens, torch.float32).split(rows):
-        scores = _correlate(chunk, weights)
+    for chunk in one_hot(tokens, torch.float64).split(rows):
+        scores = _correlate(chunk, grids)
         counts.append(((scores >= threshold) & _fits(scores, pwms)).any(2).sum(-1))
     return torch.cat(counts)
 

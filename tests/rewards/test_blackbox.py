@@ -187,7 +187,7 @@ def test_a_hanging_text_times_out_and_the_others_are_kept(workers: int, tmp_path
         return SCORES[text]
 
     start = time.monotonic()
-    with no_worker_left(tmp_path / "pids"), box(score, vectorised=False, workers=workers, timeout=1.0) as reward:
+    with no_worker_left(tmp_path / "pids"), box(score, vectorised=False, workers=workers, timeout=2.0) as reward:
         assert same(reward(TOKENS), [1, math.nan, -math.inf, math.nan, 4, 1])
         assert (reward.counts.evaluated, reward.counts.timed_out, reward.counts.failed) == (4, 1, 0)
     assert time.monotonic() - start < 300  # it came back at all

@@ -7,6 +7,7 @@ correlation with a constant) is NaN, and `evaluate` writes NaN as None, which is
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -77,9 +78,12 @@ def motif_correlation(tokens: Tensor, reference: Reference) -> float:
 
     NaN where the reference holds no motifs or the designs hold none of them.
     """
-    if not reference.motifs:
-        return math.nan
-    return spearman(reference.motif_hits(tokens).double().mean(0), reference.motif_rate)
+    return _motif_correlation(reference.motif_hits(checked(tokens)), reference)
+
+
+def _motif_correlation(hits: Tensor, reference: Reference) -> float:
+    """The same from hits int64 [B, M]."""
+    return spearman(hits.double().mean(0), reference.motif_rate) if reference.motifs else math.nan
 
 
 def nearest_neighbour(tokens: Tensor, reference: Reference, chunk: int = 1024) -> Neighbours:
@@ -141,27 +145,30 @@ def site_entropy(tokens: Tensor) -> Tensor:
 
 def correlations(tokens: Tensor, reference: Reference) -> dict[str, float]:
     """All correlations of `tokens` int64 [B, L] with natural promoters; NaN for k-mers longer than a sequence."""
-    found = {"motif": motif_correlation(tokens, reference)}
-    for k in (3, 6):
-        known = k <= min(tokens.shape[1], reference.tokens.shape[1])
-        for name, both in (("", False), ("_both_strands", True)):
-            found[f"kmer{k}{name}"] = kmer_correlation(tokens, reference, k, both) if known else math.nan
-    return found
+    return _correlations(checked(tokens), reference.motif_hits(tokens), reference)
 
 
+@lru_cache(maxsize=16)
 def ceilings(n: int, reference: Reference) -> dict[str, float]:
     """`correlations` that `n` natural promoters reach themselves: few sequences cannot fill 4^6 bins evenly.
 
     Mean over up to 16 draws of n genes from the reference by a fixed seed; all genes where n is larger than that.
     """
-    order = torch.Generator().manual_seed(0)
-    draws = max(1, min(16, 1024 // n))
-    found = [correlations(reference.tokens[_some(n, len(reference.genes), order)], reference) for _ in range(draws)]
+    draws, generator = max(1, min(16, 512 // n)), torch.Generator().manual_seed(0)
+    rows = [torch.randperm(len(reference.genes), generator=generator)[:n] for _ in range(draws)]
+    natural = reference.tokens[torch.cat(rows)]
+    parts = zip(natural.chunk(draws), reference.motif_hits(natural).chunk(draws), strict=True)
+    found = [_correlations(tokens, hits, reference) for tokens, hits in parts]
     return {name: sum(each[name] for each in found) / draws for name in found[0]}
 
 
-def _some(n: int, of: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(of, generator=generator)[:n]
+def _correlations(tokens: Tensor, hits: Tensor, reference: Reference) -> dict[str, float]:
+    found = {"motif": _motif_correlation(hits, reference)}
+    for k in (3, 6):
+        known = k <= min(tokens.shape[1], reference.tokens.shape[1])
+        for name, both in (("", False), ("_both_strands", True)):
+            found[f"kmer{k}{name}"] = kmer_correlation(tokens, reference, k, both) if known else math.nan
+    return found
 
 
 def evaluate(

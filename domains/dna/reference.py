@@ -71,9 +71,8 @@ class Reference:
         genes, member, size = _grouped(groups)
         weights = 1 / size[member].double()
         motifs = tuple(_as_stored(pwm) for pwm in motifs)
-        rate = torch.zeros(0, dtype=torch.float64)
-        if motifs:
-            rate = weights @ motif_counts(tokens, motifs, p_value).double() / len(genes)
+        hits = motif_counts(tokens, motifs, p_value) if motifs else torch.zeros(len(tokens), 0)
+        rate = weights @ hits.double() / len(genes)
         spectra = {k: kmer_spectrum(tokens, k, weights) for k in SPECTRA if k <= tokens.shape[1]}
         counts = {"sequences": len(tokens), "genes": len(genes), "length": tokens.shape[1], "motifs": len(motifs)}
         typical = tokens[_commonest(member, carried, len(genes))]
@@ -87,6 +86,8 @@ class Reference:
 
     def motif_hits(self, tokens: Tensor) -> Tensor:
         """Hits of each motif in each of `tokens` int64 [B, L], at the threshold of `motif_rate`: int64 [B, M]."""
+        if not self.motifs:
+            return torch.zeros(len(tokens), 0, dtype=torch.int64)
         return motif_counts(tokens, self.motifs, self.p_value)
 
     def save(self, path: str | Path) -> None:

@@ -1,0 +1,51 @@
+"""The look of all figures of the domains: palette, panels, labels, and how they are written.
+
+Figures are plain matplotlib `Figure` objects: no windows, no pyplot, no global state. Colours are those of Okabe and Ito
+(2008), which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from ..core.storage import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NATURAL, PRETRAINED, DESIGNS, INK = "#999999", "#0072B2", "#D55E00", "#333333"
+
+
+def panels(rows: int, width: float, height: float, shared: bool = True) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `width` x `height` inches with `rows` panels, one below the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return figure, list(figure.subplots(rows, 1, squeeze=False, sharex=shared)[:, 0])
+
+
+def finish(axes: Axes, x: str, y: str, title: str) -> None:
+    """The house style, on one panel; long names are broken into lines."""
+    axes.set_xlabel(fill(x, 75), fontsize=11, color=INK)
+    axes.set_ylabel("\n".join(fill(line, 40) for line in y.split("\n")), fontsize=11, color=INK)
+    axes.set_title(fill(title, 70), fontsize=12, color=INK, loc="left", pad=8)
+    axes.tick_params(labelsize=10, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+
+
+def legend_below(axes: Axes) -> None:
+    """The legend under the panel, where it can hide no data."""
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=10, labelcolor=INK)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG of 150 dots per inch, whole or not at all. Raises: StorageError if it cannot be written."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -81,11 +81,14 @@ class Masked:
         Args:
             clean: log p(x0 | x_t) `[B, L, K]`; x0, x: int64 `[B, L]`; t: `[B]` or a number.
         """
-        # In float32, 1 - alpha is 0 near the data, and weight times no mask would be inf * 0.
-        time = per_sample(t, clean).double()
-        weight = -self.schedule.derivative(time) / (1 - self.schedule.alpha(time)).clamp(min=1e-16)
         log_likelihood = clean.gather(-1, x0.unsqueeze(-1)).squeeze(-1)
-        return weight.to(clean.dtype) * torch.where(x == self.mask, log_likelihood, 0.0).sum(-1)
+        weight = self._weight(per_sample(t, clean)).to(clean.dtype)
+        return weight * torch.where(x == self.mask, log_likelihood, 0.0).sum(-1)
+
+    def _weight(self, t: Tensor) -> Tensor:
+        """-alpha'(t) / (1 - alpha(t)), float64: in float32, 1 - alpha is 0 near the data, and inf times no mask is NaN."""
+        t = t.double()
+        return -self.schedule.derivative(t) / (1 - self.schedule.alpha(t)).clamp(min=1e-16)
 
     def noise(self, x0: Tensor, *, strata: int | None = None, generator: torch.Generator | None = None) -> Noised:
         """Mask exactly n of the L sites, n uniform on 1..L and low-discrepancy over the batch (Kingma et al. 2021).
@@ -99,8 +102,10 @@ class Masked:
         order = uniform((batch, length), x0, generator).argsort(-1).argsort(-1)
         x = torch.where(order < count.unsqueeze(-1), self.mask, x0)
         t = self.schedule.inverse(1 - count / length).clamp(max=1 - 1e-7)  # at t = 1 some schedules stand still
-        importance = -1 / self.schedule.derivative(t)
-        return Noised(x, t.to(torch.get_default_dtype()), importance.to(torch.get_default_dtype()))
+        t = t.to(torch.get_default_dtype())
+        # Over the weight that `elbo` takes at this very t (rounded, clamped), so that their product is L / n exactly.
+        importance = length / count / self._weight(t)
+        return Noised(x, t, importance.to(t.dtype))
 
     def parameterise(self, network: Callable[..., Tensor]) -> Denoiser:
         """Logits `[B, L, K]` (or `[B, L, K + 1]`, the mask ignored) to the SUBS clean estimate."""
@@ -120,5 +125,7 @@ class Masked:
 def stratified_uniforms(n: int, strata: int, generator: torch.Generator | None) -> Tensor:
     """float64 `[n]` in [0, 1): each block of `strata` is one uniform shift of an even comb, so every entry is uniform."""
     blocks = -(-n // strata)
-    shift = torch.rand(blocks, 1, dtype=torch.float64, generator=generator, device=generator.device if generator else None)
-    return ((torch.arange(strata, device=shift.device) + shift) / strata).flatten()[:n]
+    shift = torch.rand(
+        blocks, 1, dtype=torch.float64, generator=generator, device=generator.device if generator else None
+    )
+    return ((torch.arange(strata, device=shift.device) / strata + shift) % 1).flatten()[:n]

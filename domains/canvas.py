@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.storage import atomic
 
@@ -41,8 +41,13 @@ def finish(axes: Axes, x: str, y: str, title: str) -> None:
 
 
 def legend_below(axes: Axes) -> None:
-    """The legend under the panel, where it can hide no data."""
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=10, labelcolor=INK)
+    """The legend under the label of the x axis, where it can hide no data."""
+    from matplotlib.transforms import ScaledTranslation
+
+    drop = 22 + 15 * (1 + axes.get_xlabel().count("\n"))  # points: tick labels, and the lines of the label
+    below = axes.transAxes + ScaledTranslation(-8 / 72, -drop / 72, axes.figure.dpi_scale_trans)
+    anchor: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below, "borderpad": 0.2}
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK, **anchor)
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -150,7 +150,7 @@ def correlations(tokens: Tensor, reference: Reference) -> dict[str, float]:
 
 @lru_cache(maxsize=16)
 def ceilings(n: int, reference: Reference) -> dict[str, float]:
-    """`correlations` that `n` natural promoters reach themselves: few sequences cannot fill 4^6 bins evenly.
+    """`correlations` that `n` >= 1 natural promoters reach themselves: few sequences cannot fill 4^6 bins evenly.
 
     Mean over up to 16 draws of n genes from the reference by a fixed seed; all genes where n is larger than that.
     """

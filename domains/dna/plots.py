@@ -58,7 +58,7 @@ def reward_vs_naturalness(
     """
     figure, (axes,) = panels(1, 7.0, 5.2)
     clouds = [
-        ("natural", natural, NATURAL, ".", 18),
+        ("natural", natural, NATURAL, ".", 30),
         ("pretrained", pretrained, PRETRAINED, "o", 26),
         ("designs", designs, DESIGNS, "D", 26),
     ]
@@ -223,6 +223,6 @@ def _apart(points: Tensor, k: int, n: int) -> list[int]:
 
 def _name_point(axes: Axes, word: str, x: float, y: float, top: float) -> None:
     """A word beside its dot, on the side away from the diagonal unless that lies outside."""
-    above, tight = y > x, x < 0.025 * (len(word) + 1) * top
-    shift, align = ((-5, 3), "right") if above and not tight else ((5, 3 if above else -9), "left")
+    left, up = y > x > 0.025 * (len(word) + 1) * top, y > x or y < 0.04 * top
+    shift, align = (-5 if left else 5, 3 if up else -9), "right" if left else "left"
     axes.annotate(word, (x, y), shift, textcoords="offset points", ha=align, family="monospace", fontsize=9, color=INK)

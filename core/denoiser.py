@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .cost import charge, open_meters, spend
-from .states import index_tree, is_discrete, match_rows, per_sample, safe_log, unique_rows
+from .states import index_tree, is_discrete, log_normalise, match_rows, per_sample, safe_log, unique_rows
 
 
 class Parameterisation(Protocol):
@@ -51,7 +52,7 @@ class Subs:
                 f"The network returned {tuple(output.shape)}; expected logits [{expected[0]}, {expected[1]}, {self.vocab}] "
                 f"(or {self.vocab + 1} with the mask last). Check vocab={self.vocab} and the order of dimensions."
             )
-        predicted = output[..., : self.vocab].log_softmax(-1)
+        predicted = log_normalise(output[..., : self.vocab])
         if is_discrete(x):
             return torch.where((x == self.vocab).unsqueeze(-1), predicted, _held(x, self.vocab, predicted.dtype))
         return safe_log(x[..., :-1] + x[..., -1:] * predicted.exp())
@@ -65,8 +66,13 @@ class Subs:
 
 def _held(x: Tensor, vocab: int, dtype: torch.dtype) -> Tensor:
     """log one-hot of the tokens of x, `[B, L, K]`; the value at masked sites is not meant to be read."""
-    rows = torch.full((*x.shape, vocab), -math.inf, dtype=dtype, device=x.device)
-    return rows.scatter_(-1, x.clamp(max=vocab - 1).unsqueeze(-1), 0.0)
+    return nn.functional.embedding(x, _held_table(vocab, dtype, x.device))
+
+
+@lru_cache(maxsize=16)
+def _held_table(vocab: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """log one-hot of every token, and a row of zeros for the mask: `[K + 1, K]`."""
+    return torch.cat([torch.eye(vocab, dtype=dtype).log(), torch.zeros(1, vocab, dtype=dtype)]).to(device)
 
 
 class Denoiser(nn.Module):
@@ -155,7 +161,7 @@ class Restricted(nn.Module):
         return self.log_allowed == 0
 
     def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
-        return (self.denoiser(x, t, cond) + self.log_allowed).log_softmax(-1)
+        return log_normalise(self.denoiser(x, t, cond) + self.log_allowed)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,17 @@ def safe_log(probs: Tensor) -> Tensor:
     return torch.where(positive, probs, 1.0).log().masked_fill(~positive, -math.inf)
 
 
+def log_normalise(logits: Tensor) -> Tensor:
+    """log softmax over the last dimension.
+
+    The kernel is several times slower along a last dimension of a few entries than along the first, so short alphabets
+    are turned round for it.
+    """
+    if logits.shape[-1] > 16:
+        return logits.log_softmax(-1)
+    return logits.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1).contiguous()
+
+
 def is_discrete(x: Tensor) -> bool:
     """Integer tokens rather than a relaxed or continuous state."""
     return not x.dtype.is_floating_point

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .states import one_hot, to_sites
+from .states import log_normalise, one_hot, to_sites
 
 
 class Transition(Protocol):
@@ -131,7 +131,7 @@ class CategoricalTransition:
 
         Exact Doob when h factorises over sites; its first-order form otherwise.
         """
-        return CategoricalTransition((self.log_probs + log_h).log_softmax(-1))
+        return CategoricalTransition(log_normalise(self.log_probs + log_h))
 
 
 class UnmaskingTransition(CategoricalTransition):

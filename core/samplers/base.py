@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Known
 from ..processes.base import Process
-from ..states import is_discrete
+from ..states import is_discrete, log_normalise
 from ..transitions import Transition
 
 if TYPE_CHECKING:
@@ -78,12 +78,13 @@ def truncate(clean: Tensor, temperature: float, top_p: float) -> Tensor:
     Renormalising matters: mass that is not put back would change how fast sites are unmasked.
     """
     if temperature != 1:
-        clean = (clean / temperature).log_softmax(-1)
+        clean = log_normalise(clean / temperature)
     if top_p < 1:
         ordered, order = clean.sort(-1, descending=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
         kept = torch.where(before < top_p, ordered, -math.inf)  # the token that crosses top_p is kept
-        clean = torch.empty_like(clean).scatter_(-1, order, kept).log_softmax(-1)
+        clean = torch.empty_like(clean).scatter_(-1, order, kept)
+        clean = log_normalise(clean)
     return clean
 
 

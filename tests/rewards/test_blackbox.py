@@ -332,12 +332,18 @@ except KeyboardInterrupt:
 """
 
 
-def _script(folder: Path, seconds: float) -> subprocess.Popen[str]:
+@contextmanager
+def _script(folder: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
     """A program whose function takes `seconds` for a text."""
     script = folder / "script.py"
     script.write_text(SCRIPT.replace("SECONDS", str(seconds)))
     command = [sys.executable, "-W", "error", str(script)]
-    return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        yield program
+    finally:
+        program.kill()
+        program.communicate()
 
 
 def _both_work(folder: Path) -> bool:
@@ -345,9 +351,9 @@ def _both_work(folder: Path) -> bool:
 
 
 def test_a_program_ends_in_silence_and_leaves_no_process(tmp_path: Path) -> None:
-    program = _script(tmp_path, 0)
-    assert program.communicate(timeout=60) == ("2.0\n", "")
-    assert program.returncode == 0
+    with _script(tmp_path, 0) as program:
+        assert program.communicate(timeout=60) == ("2.0\n", "")
+        assert program.returncode == 0
     with no_worker_left(tmp_path / "pids"):
         pass
 
@@ -355,9 +361,8 @@ def test_a_program_ends_in_silence_and_leaves_no_process(tmp_path: Path) -> None
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_ending_a_program_ends_its_workers(end: signal.Signals, tmp_path: Path) -> None:
-    program = _script(tmp_path, 600)
-    _wait_until(lambda: _both_work(tmp_path))
-    with no_worker_left(tmp_path / "pids"):
+    with _script(tmp_path, 600) as program, no_worker_left(tmp_path / "pids"):
+        _wait_until(lambda: _both_work(tmp_path))
         program.send_signal(end)
         out, error = program.communicate(timeout=60)
     assert (out, error) == (("interrupted\n" if end == signal.SIGINT else ""), "")

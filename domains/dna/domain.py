@@ -15,7 +15,7 @@ from ..base import Domain
 from .codec import DnaCodec
 from .constraints import Template, check
 from .metrics import evaluate
-from .prior import load_prior, shipped
+from .prior import read_prior
 from .reference import Reference
 
 
@@ -39,10 +39,7 @@ def load(
     Raises:
         ValueError: an unknown prior, a corrupt file, or a template that contradicts itself or `forbidden`.
     """
-    if Path(prior).suffix == ".safetensors":
-        diffusion, facts = load_prior(prior, steps)
-    else:
-        diffusion, facts = shipped(str(prior), steps)
+    diffusion, facts = read_prior(prior, steps)
     codec = DnaCodec(diffusion.shape[0])
     statistics = Reference.load(reference)
     domain = Domain(
@@ -75,6 +72,7 @@ def _metrics(reference: Reference, x: Tensor, **scores: Tensor | None) -> Mappin
 
 
 def _export(codec: DnaCodec, folder: Path, samples: Any, columns: Mapping[str, Any]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
     names = [f"design_{i + 1:04d}" for i in range(len(samples.x))]
     fasta, table = folder / "samples.fasta", folder / "samples.csv"
     codec.write_fasta(fasta, samples, names=names, overwrite=True)

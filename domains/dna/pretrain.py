@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ...core.diffusion import Diffusion
 from ...core.pretraining import Pretraining, Progress, pretrain
 from ...dna import reverse_complement
 from .data import commonest, gene_families, load_promoters, split_by_gene
-from .prior import build, save_prior
+from .prior import build, read_prior, save_prior
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def corpus(
     return Corpus(tokens[rows], counts.cumsum(0) - counts, counts, tokens[validation], both_strands, data)
 
 
-def promoter_corpus(data_dir: str | Path, held_out: float = 0.1, seed: int = 0) -> Corpus:
+def promoter_corpus(data_dir: str | Path, held_out: float = 0.1, seed: int = 0, both_strands: bool = True) -> Corpus:
     """Natural yeast promoters: every gene counts once, a tenth of the genes (whole families) held out."""
     promoters = load_promoters(data_dir)
     _, away = split_by_gene(gene_families(promoters), held_out, seed)
     best = commonest(promoters)
     data = "natural 80-bp yeast promoters of 1 011 isolates (Vaishnav et al. 2022, MIT)"
-    return corpus(promoters.tokens, promoters.genes, away, best[away[best]], True, data)
+    return corpus(promoters.tokens, promoters.genes, away, best[away[best]], both_strands, data)
 
 
 def sequence_corpus(tokens: Tensor, held_out: float = 0.1, seed: int = 0, both_strands: bool = True) -> Corpus:
@@ -123,25 +123,43 @@ def train_prior(
     settings: Pretraining,
     *,
     seed: int = 0,
-    network: dict[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
+    start: str | Path | None = None,
     on_step: Callable[[int, float], Any] | None = None,
 ) -> Iterator[Progress]:
     """Train on a corpus and write the prior to `path`; a checkpoint beside it makes it resumable.
 
     Yields at every validation. The final figures (validation NELBO and Markov chains, nats per base) stand in the header.
+
+    Args:
+        network: keyword arguments of `ConvDenoiser`.
+        start: go on from this prior, "yeast" or a file, instead of an untrained network (`network` is then taken from it).
+
+    Raises:
+        StorageError: a checkpoint or `start` that is corrupt or does not fit.
+        ValueError: sequences of another length than those of `start`.
     """
     path = Path(path)
-    diffusion = _untrained(corpus.tokens.shape[1], seed, network or {})
+    length = corpus.tokens.shape[1]
+    diffusion = _untrained(length, seed, network or {}) if start is None else _continued(start, length)
     checkpoint = path.with_suffix(".checkpoint.safetensors")
     batches, validation = corpus.draw, corpus.validation
     yield from pretrain(diffusion, batches, validation, settings, seed=seed, checkpoint=checkpoint, on_step=on_step)
     save_prior(path, diffusion, facts(diffusion, corpus, settings, seed))
 
 
-def _untrained(length: int, seed: int, network: dict[str, Any]) -> Diffusion:
+def _untrained(length: int, seed: int, network: Mapping[str, Any]) -> Diffusion:
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
         torch.manual_seed(seed)
         return build(length, **network)
+
+
+def _continued(start: str | Path, length: int) -> Diffusion:
+    diffusion, _ = read_prior(start)
+    if diffusion.shape != (length,):
+        raise ValueError(f"The sequences have {length} bases, and prior {start} was trained on {diffusion.shape[0]}.")
+    diffusion.denoiser.requires_grad_(True)
+    return diffusion
 
 
 def facts(diffusion: Diffusion, corpus: Corpus, settings: Pretraining, seed: int) -> dict[str, Any]:

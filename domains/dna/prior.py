@@ -54,6 +54,11 @@ def load_prior(path: str | Path, steps: int = 64) -> tuple[Diffusion, dict[str, 
     return wrap(network.eval().requires_grad_(False), steps), dict(metadata.get("facts", {}))
 
 
+def read_prior(prior: str | Path, steps: int = 64) -> tuple[Diffusion, dict[str, Any]]:
+    """A prior by the name of a shipped one, or from a `.safetensors` file. Raises as `load_prior` and `shipped` do."""
+    return load_prior(prior, steps) if Path(prior).suffix == ".safetensors" else shipped(str(prior), steps)
+
+
 def shipped(name: str, steps: int = 64) -> tuple[Diffusion, dict[str, Any]]:
     """A prior that comes with the package.
 

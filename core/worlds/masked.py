@@ -192,28 +192,31 @@ class MaskedWorld:
         return log_h
 
 
-def select_one(kernel: Tensor, log_w: Tensor, candidates: int, nodes: int = 400) -> Tensor:
+def select_one(kernel: Tensor, log_w: Tensor, candidates: int, step: float = 0.2) -> Tensor:
     """Law of one of M candidates kept with probability proportional to its weight, exactly.
 
     q_j = M P_j w_j * integral over s > 0 of exp(-s w_j) phi(s)^(M - 1) ds, phi(s) = sum_k P_k exp(-s w_k), which is
     E[w_j / sum of weights] written with 1/S = integral of exp(-s S).
 
     Args:
-        kernel: P, float64 `[R, S]`; log_w: `[S]` or `[R, S]`; candidates: M.
-        nodes: of the quadrature, which is a trapezoid in log s and converges geometrically.
+        kernel: P, float64 `[R, S]`; log_w: `[S]` or `[R, S]`, -inf for never (where all of a row is, any will do);
+            candidates: M.
+        step: of the quadrature, a trapezoid in log s. The integrand is analytic for |Im log s| < pi / 2, so the error is
+            of the order exp(-pi^2 / step).
 
     Returns:
         q, float64 `[R, S]`, rows sum to 1 to about 1e-12.
     """
     log_w = log_w.expand_as(kernel)
-    reachable = torch.where(kernel > 0, log_w, -math.inf)
-    w = (log_w - reachable.amax(1, keepdim=True)).clamp(max=0).exp() * (kernel > 0)
-    low = torch.where(kernel > 0, w, math.inf).amin()
-    u = torch.linspace(-40.0, math.log(60.0) - float(low.log()), nodes * 4, dtype=torch.float64)
+    peak = torch.where(kernel > 0, log_w, -math.inf).amax(1, keepdim=True)
+    log_w = torch.where(peak == -math.inf, 0.0, log_w - peak)
+    w = log_w.clamp(max=0).exp() * (kernel > 0)
+    low = float(w[w > 0].amin().log())
+    u = torch.arange(-40.0, math.log(60.0) - low + step, step, dtype=torch.float64)
     total = torch.zeros_like(kernel)
     for node in u:  # trapezoid in u = log s: ds = s du
         s = node.exp()
         decay = (-s * w).exp()
         phi = (kernel * decay).sum(1, keepdim=True)
         total += s * decay * phi ** (candidates - 1)
-    return candidates * kernel * w * total * (u[1] - u[0])
+    return candidates * kernel * w * total * step

@@ -1,0 +1,144 @@
+"""The choices that come with tiltflow, read from `tiltflow.configs` without hydra, and the help text made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from textwrap import wrap
+from typing import Any
+
+from . import __version__, settings
+from .kinds import TARGET
+
+GROUPS = ("domain", "reward", "method", "value", "compute")
+_USAGE = """\
+tiltflow {version}: steer a diffusion model toward a reward, p*(x) ~ p(x) exp(reward(x) / alpha)
+
+usage
+  tiltflow [key=value ...]           the main job; with no key: 64 yeast promoters of high expression by SVDD
+  tiltflow -m key=a,b ... [...]      a run for each combination, and a table that compares them
+  tiltflow --config [key=value ...]  print the whole configuration, check it, and stop
+  tiltflow pretrain key=value ...    train a model, oracles or reference statistics (tiltflow pretrain --help)
+  tiltflow --version
+
+examples
+  tiltflow reward=expression method=svdd method.candidates=8 n=64 seed=1
+  tiltflow reward=target reward.level=12 domain.template="N20 TATAWAW N*" domain.forbidden=[BsaI]
+  tiltflow -m method=best_of_n,svdd,smc
+"""
+_NOTES = """\
+Each run makes a folder in `out` with the designs (FASTA, CSV), figures and report.html; none is ever overwritten.
+Ctrl-C finishes what is under way and reports it; a second one aborts and keeps the finished batches.
+Where other programs use the same cores, OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE (set by default) keeps torch quick.
+"""
+
+_PRETRAIN_USAGE = """\
+tiltflow pretrain key=value ...: train what designs are made with
+
+examples
+  tiltflow pretrain part=prior data_dir=data                                 the shipped model
+  tiltflow pretrain part=prior sequences=mine.fasta out=models training.steps=2000   your own
+  tiltflow domain.prior=models/prior.safetensors                             then design with it
+"""
+_PRETRAIN_NOTES = """\
+Beside the result lie its card (.md) and the validation curve (.curve.json, .curve.png). An interrupted training goes on
+from the last validation when the same command is given again.
+"""
+_PRETRAIN_KEYS = {
+    "domain": "what for",
+    "data_dir": "folder of the public data; without it you are told where they are published",
+    "sequences": "instead of data_dir, a FASTA or CSV file of your own sequences, all of one length",
+    "column": "the column of a CSV file that holds the sequences",
+    "out": "folder for the result",
+    "seed": "same seed, same result",
+    "held_out": "fraction of the data to validate on, families of relatives together",
+    "threads": "for torch; null for its default, one for each core",
+}
+
+
+@cache
+def options(group: str) -> dict[str, str]:
+    """The options of a group and what their files say they are: the first comment line that is no instruction."""
+    folder = files("tiltflow.configs") / group
+    found = (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")) if folder.is_dir() else ()
+    return {entry.name.removesuffix(".yaml"): _first_words(entry.read_text("utf-8")) for entry in _by_name(found)}
+
+
+def _by_name(entries: Any) -> list[Any]:
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _first_words(text: str) -> str:
+    lines = (line[1:].strip() for line in text.splitlines() if line.startswith("#"))
+    return next((line for line in lines if not line.startswith("@")), "")
+
+
+def read(name: str) -> dict[str, Any]:
+    """A file of `tiltflow.configs` as plain data, nothing resolved."""
+    import yaml
+
+    content = yaml.safe_load((files("tiltflow.configs") / f"{name}.yaml").read_text("utf-8"))
+    return dict(content)
+
+
+def defaults(name: str) -> dict[str, str]:
+    """Which option of each group the file `name` takes."""
+    return {
+        group: option for entry in read(name)["defaults"] if isinstance(entry, dict) for group, option in entry.items()
+    }
+
+
+def design_help() -> str:
+    """What `tiltflow --help` prints."""
+    return "\n".join([_USAGE.format(version=__version__), *_choices("design"), *_keys("design", settings.KEYS), _NOTES])
+
+
+def pretrain_help() -> str:
+    """What `tiltflow pretrain --help` prints."""
+    return "\n".join([_PRETRAIN_USAGE, *_choices("pretrain"), *_keys("pretrain", _PRETRAIN_KEYS), _PRETRAIN_NOTES])
+
+
+def _choices(name: str) -> Iterator[str]:
+    yield "choices: <group>=<choice>, * is the default; below each stand its own keys"
+    for group, chosen in defaults(name).items():
+        yield f"  {group}"
+        for option, meaning in options(group).items():
+            yield f"  {'*' if option == chosen else ' '} {option:15} {meaning}"
+            yield from (f"{'':22}{line}" for line in wrap(_own_keys(group, option), 95))
+    yield ""
+
+
+def _own_keys(group: str, option: str) -> str:
+    """The plain keys of an option with their values; a file that sets top-level keys says so in its first line."""
+    content = read(f"{group}/{option}")
+    if group in content:
+        return " ".join([*_flat(content[group], f"{group}."), *_flat({"alpha": content["alpha"]})])
+    return " ".join(_flat(content, "" if group == "part" else f"{group}."))
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict) and TARGET not in value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key != TARGET and not _nested(value):
+            yield f"{prefix}{key}={_short(value)}"
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(str, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _keys(name: str, meanings: Mapping[str, str]) -> Iterator[str]:
+    given = read(name)
+    yield "keys"
+    for key, meaning in meanings.items():
+        default = f"={_short(given[key])}" if key in given else "=<number>"
+        yield f"  {key + default:18}  {meaning}"
+    yield ""

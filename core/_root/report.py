@@ -1,0 +1,250 @@
+"""report.html: what was asked, what came out, how far to trust it, and how to do it again, for someone who was not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from . import page, summary
+from .core.storage import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from .job import Result
+
+TOP = 10
+REPORT, FIGURES = "report.html", "figures"
+
+
+def write_report(result: Result) -> Path:
+    """Draw the figures and write the page; returns its path."""
+    files = draw(result)
+    path = result.folder / REPORT
+    body = [*_opening(result), *_asked(result), *_came_out(result), *_figures(files), *_designs(result), *_end(result)]
+    write_text(path, page.page(f"tiltflow: {_subject(result)}", body))
+    return path
+
+
+def _subject(result: Result) -> str:
+    names = result.plan.names
+    return f"{names['domain']} designs toward {names['reward']}"
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def draw(result: Result) -> list[tuple[Path, str]]:
+    """Write the figures as PNG; (file, caption) each."""
+    plots = _domain_module(result, "plots")
+    return [] if plots is None else [_save(plots, result, *drawn) for drawn in _drawn(plots, result)]
+
+
+def _domain_module(result: Result, name: str) -> ModuleType | None:
+    """Module `name` of the domain's own package, or None where it has none (a domain of somebody else's)."""
+    try:
+        return import_module(f".domains.{result.plan.domain.name}.{name}", __package__)
+    except ModuleNotFoundError:
+        return None
+
+
+def _save(plots: ModuleType, result: Result, name: str, figure: Figure, caption: str) -> tuple[Path, str]:
+    path = result.folder / FIGURES / f"{name}.png"
+    plots.save(figure, path)
+    return path, caption
+
+
+def _drawn(plots: ModuleType, result: Result) -> Iterator[tuple[str, Figure, str]]:
+    """(file name, figure, caption) each."""
+    label, sets = result.plan.label, result.sets
+    natural = sets.get("natural")
+    rewards = [None if each is None else each.reward for each in (sets["pretrained"], sets["steered"], natural)]
+    yield (
+        "reward",
+        plots.reward_histogram(*rewards, label=label),
+        "The reward of natural sequences, of samples of the pretrained model, and of the designs. Dashed lines are medians.",
+    )
+    clouds = [None if s is None else (s.reward, s.nelbo) for s in (sets["steered"], sets["pretrained"], natural)]
+    yield (
+        "naturalness",
+        plots.reward_vs_naturalness(*clouds, label=label),
+        "Reward against naturalness. The horizontal axis is how surprised the pretrained model is by a sequence (NELBO, an "
+        "upper bound of minus its log-probability): designs to the right of the natural cloud look unlike anything it knows.",
+    )
+    if result.samples.trace is not None:
+        yield (
+            "trace",
+            plots.trace(_mean_trace(result.samples.trace), label=f"predicted {label}"),
+            "The run from noise (t = 1) to finished sequences (t = 0). Above: the share of samples that carry the weight; it "
+            "falls where a few count for many. Below: the reward expected of the unfinished sequences.",
+        )
+    yield (
+        "logo",
+        plots.logo(sets["steered"].x),
+        "Which bases the designs share at each position. Low stacks everywhere mean that the designs differ freely; a tall "
+        "letter is a base that most of them have, by a constraint or because the reward wants it.",
+    )
+
+
+def _mean_trace(trace: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over batches of each step; a batch that was stopped early counts for the steps it has."""
+    times = trace["t"].unique().flip(0)
+    return {name: _mean_at(times, trace["t"], column) for name, column in trace.items()}
+
+
+def _mean_at(times: Tensor, t: Tensor, column: Tensor) -> Tensor:
+    import torch
+
+    return torch.stack([column[t == time].mean() for time in times])
+
+
+def _figures(files: list[tuple[Path, str]]) -> Iterator[str]:
+    if files:
+        yield page.heading("Figures")
+        yield from (page.picture(*file) for file in files)
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def _opening(result: Result) -> Iterator[str]:
+    samples = result.metrics["steered"]["n"]
+    yield page.heading(f"{samples} {_subject(result)}", 1)
+    started = result.info["started"][:16].replace("T", " ")
+    yield page.paragraph(f"{result.folder.name}, {started}, tiltflow {result.info['versions']['tiltflow']}", "faint")
+    yield page.paragraph(f"{_moved(result, 'reward', 'The median reward')} {_held_out(result)}", "lead")
+    yield from (page.warning(text) for text in summary.warnings(result))
+
+
+def _moved(result: Result, key: str, subject: str) -> str:
+    before, after = (result.metrics[name].get(f"{key}_median") for name in ("pretrained", "steered"))
+    if before is None or after is None:
+        return f"{subject} is not defined for one of the sets."
+    deviations = result.metrics["gain"].get(f"{key}_median_gain_in_natural_sd")
+    scale = "" if deviations is None else f" ({deviations:+.1f} standard deviations of natural sequences)"
+    return (
+        f"{subject} went from {before:.2f} for samples of the pretrained model to {after:.2f} for the designs{scale}."
+    )
+
+
+def _held_out(result: Result) -> str:
+    if result.plan.heldout is None:
+        return (
+            "There is no held-out reward here: nothing but the reward itself, which was optimised, judges the designs."
+        )
+    return _moved(result, "heldout", "The held-out reward, which was never optimised,")
+
+
+def _asked(result: Result) -> Iterator[str]:
+    plan, config, info = result.plan, result.plan.config, result.info
+    forbidden = ", ".join(entry if entry == site else f"{entry} ({site})" for entry, site in plan.forbidden)
+    asked = [
+        ("Model", info["model"]),
+        ("Reward", phrase(config["reward"])),
+        ("Held-out reward", phrase(config["heldout"]) if config["heldout"] else "none"),
+        ("Temperature alpha", f"{config['alpha']:g}, in the reward's unit: what costs one nat of probability"),
+        ("Method", phrase(config["method"])),
+        ("Fixed in the sampler", plan.domain.constraints or "nothing"),
+        ("Forbidden on both strands", forbidden or "nothing"),
+        ("Designs", f"{plan.n}, in {config['steps']} denoising steps, seed {config['seed']}"),
+    ]
+    yield page.heading("What was asked")
+    yield page.paragraph(
+        "A diffusion model that was trained on natural sequences gives each sequence x a probability p(x). The designs are "
+        "drawn so that a sequence is preferred in proportion to p(x) exp(reward(x) / alpha): high reward, but still what "
+        "the model finds plausible."
+    )
+    yield page.table(["", ""], asked, ["", ""])
+
+
+def phrase(node: Any) -> str:
+    """A config node as one would write it: expression(condition=YPD)."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        arguments = [f"{key}={phrase(value)}" for key, value in node.items() if key != "_target_" and value is not None]
+        return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(arguments)})"
+    if isinstance(node, Mapping):
+        return "{" + ", ".join(f"{key}: {phrase(value)}" for key, value in node.items()) + "}"
+    return "[" + ", ".join(map(phrase, node)) + "]" if isinstance(node, list) else str(node)
+
+
+def _came_out(result: Result) -> Iterator[str]:
+    sets = [name for name in summary.SETS if name in result.metrics]
+    yield page.heading("What came out")
+    yield page.table(["", *sets], [[w, *f] for w, f in summary.rows(result.metrics)], ["", *("n" for _ in sets)])
+    described = [("natural", "natural sequences, most of which the model was trained on")] * ("natural" in sets)
+    described += [("pretrained", "samples of the model as it is"), ("steered", "the designs")]
+    yield page.bullets(f"{name}: {words}" for name, words in described)
+    meanings = getattr(_domain_module(result, "metrics"), "METRICS", {})
+    all_rows = [[key, *(_cell(result.metrics[s].get(key)) for s in sets), meaning] for key, meaning in meanings.items()]
+    present = [row for row in all_rows if set(row[1:-1]) != {"-"}]
+    columns = ["figure", *sets, "meaning"]
+    if present:
+        yield page.details(
+            "All figures, and what they mean", page.table(columns, present, ["", *("n" for _ in sets), ""])
+        )
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _designs(result: Result) -> Iterator[str]:
+    best = result.sets["steered"].rows(_first(len(result.sets["steered"])))
+    columns = {"reward": best.reward, **best.columns}
+    header = ["", "sequence", *columns]
+    texts = result.plan.domain.codec.decode(best.x)
+    figures = zip(*(column.tolist() for column in columns.values()), strict=True)
+    lines = [
+        [str(i), text, *(f"{v:.2f}" for v in row)] for i, (text, row) in enumerate(zip(texts, figures, strict=True), 1)
+    ]
+    yield page.heading(f"The {len(best)} designs of highest reward")
+    yield page.table(header, lines, ["n", "seq", *("n" for _ in columns)])
+    yield page.paragraph("All designs are in samples.fasta, and with every figure in samples.csv, the best first.")
+
+
+def _first(count: int) -> Tensor:
+    import torch
+
+    return torch.arange(min(TOP, count))
+
+
+def _end(result: Result) -> Iterator[str]:
+    cost, info = result.samples.cost, result.info
+    yield page.heading("What it cost")
+    yield page.paragraph(
+        f"{cost.forward_rows:,} sequences through the network and {cost.reward_calls:,} evaluations of the reward in "
+        f"{cost.seconds:.1f} seconds of steering; {info['seconds']:.0f} seconds in all, on {info['device']} with "
+        f"{info['threads']} threads. {_failures(cost.reward_failures)}"
+    )
+    yield page.heading("How to do it again")
+    yield page.code(result.plan.command or "See config.yaml in the run folder.")
+    versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
+    yield page.paragraph(f"Made with {versions}. In Python, the run folder is read by:")
+    yield page.code(f'import tiltflow\n\nrun = tiltflow.load("{result.folder}")\nrun.samples.x, run.samples.reward')
+    yield page.details(
+        "The whole configuration", page.code((result.folder / "config.yaml").read_text(encoding="utf-8"))
+    )
+    yield page.heading("Before you use them")
+    yield page.bullets(_caveats(result))
+
+
+def _failures(count: int) -> str:
+    return f"The reward failed for {count} of them, which were excluded." if count else ""
+
+
+def _caveats(result: Result) -> Iterator[str]:
+    yield (
+        "Rewards are predictions, and optimisation finds their errors. Trust a design more where the held-out reward, another "
+        "kind of model on other data, agrees, and where the naturalness stays within that of natural sequences."
+    )
+    yield (
+        "The samples follow the tilted law only approximately; log_weight in samples.csv corrects averages (0 for methods "
+        "that have none). Picking the highest rewards is a choice, not a draw from that law."
+    )
+    if result.plan.names["method"] in ("best_of_n", "BestOfN"):
+        yield "Best-of-N takes the highest reward and ignores alpha."
+    yield "Nothing here has been measured in an experiment."

@@ -1,0 +1,319 @@
+"""What the main job can be told: its keys, the checks between them, and the objects they stand for.
+
+`prepare` finds everything that is wrong with a configuration before anything is run, and returns a `Plan` to run.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .schema import BROKEN, Builder, ConfigError, Problem, explain, shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from .core import Tilt
+    from .core.steering import Steering
+    from .domains import Domain
+
+#: The keys of the main job that are no groups, and what each means.
+KEYS = {
+    "n": "how many designs",
+    "seed": "same seed, same designs",
+    "alpha": "temperature in the reward's own unit, small is greedy; each reward has its default",
+    "steps": "denoising steps",
+    "batch": "designs steered at once; what is finished is kept whatever happens to the rest",
+    "natural": "natural sequences to compare with, 0 for none",
+    "out": "folder for the run folders",
+    "plugins": "your packages whose classes a configuration may name, such as [mypackage]",
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What to run on.
+
+    Args:
+        threads: for torch; None leaves its default, one for each core.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+    """
+
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}; expected at least 1, or null for torch's default")
+        _device(self.device)
+
+
+@dataclass(frozen=True)
+class Design:
+    """All keys of the main job, with their types. `domain`, `reward`, `heldout`, `method` and `value` are nodes."""
+
+    domain: Any
+    reward: Any
+    heldout: Any
+    method: Any
+    value: Any
+    compute: Compute
+    n: int
+    seed: int
+    alpha: float
+    steps: int
+    batch: int
+    natural: int
+    out: str
+    plugins: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration and what was built from it.
+
+    Attributes:
+        config: the resolved configuration, plain data.
+        names: how domain, reward and method are called, for the run folder and reports.
+        command: what to type to run the same again.
+        heldout: a reward that judges the designs and is never optimised, or None.
+        forbidden: forbidden sites as they were understood, (entry, site) each.
+    """
+
+    config: Mapping[str, Any]
+    names: Mapping[str, str]
+    command: str
+    domain: Domain
+    tilt: Tilt
+    method: Steering
+    heldout: Callable[[torch.Tensor], Any] | None
+    compute: Compute
+    forbidden: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The reward in words, for figures."""
+        own, given = reward_name(self.tilt.reward_function), self.names["reward"]
+        return given if own == type(self.tilt.reward_function).__name__ else own
+
+    @property
+    def n(self) -> int:
+        """Designs asked for."""
+        return int(self.config["n"])
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the batches, n in all."""
+        n, batch = self.n, int(self.config["batch"])
+        return [min(batch, n - start) for start in range(0, n, batch)]
+
+
+_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n": (lambda n: n >= 1, "a whole number of at least 1"),
+    "steps": (lambda n: n >= 1, "a whole number of at least 1"),
+    "batch": (lambda n: n >= 1, "a whole number of at least 1"),
+    "natural": (lambda n: n >= 0, "a whole number of at least 0"),
+    "seed": (lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1"),
+    "alpha": (lambda a: a > 0 and math.isfinite(a), "a positive number, in the reward's own unit"),
+}
+
+
+def prepare(
+    config: Mapping[str, Any],
+    *,
+    names: Mapping[str, str] | None = None,
+    command: str = "",
+    problems: Sequence[Problem] = (),
+) -> Plan:
+    """Check and build everything that a configuration names.
+
+    Args:
+        config: plain nested data with the keys of `Design`.
+        problems: what is already known to be wrong, to be told together with the rest.
+
+    Raises:
+        ConfigError: all problems at once.
+    """
+    found = list(problems)
+    builder = Builder(_plugins(config), found)
+    built = builder.arguments(Design, config)
+    parts = {name: value for name, value in built.items() if value is not BROKEN}
+    found += _limits(parts) + writable(parts.get("out"))
+    tilt = _tilt(config, parts, found)
+    if found or tilt is None:
+        raise ConfigError(found)
+    domain, method = parts["domain"], parts["method"]
+    called = {"domain": domain.name, "reward": reward_name(parts["reward"]), "method": type(method).__name__}
+    forbidden = getattr(_ban(config), "resolved", ())
+    heldout, compute = parts["heldout"], parts["compute"]
+    names = {**called, **(names or {})}
+    return Plan(dict(config), names, command, tilt_domain(domain, tilt), tilt, method, heldout, compute, forbidden)
+
+
+def tilt_domain(domain: Domain, tilt: Tilt) -> Domain:
+    """The domain with the diffusion that the tilt uses (on its device)."""
+    return replace(domain, diffusion=tilt.diffusion)
+
+
+def reward_name(reward: Any) -> str:
+    """What to call a reward: its own label or name, or what it is."""
+    for attribute in ("label", "name", "__name__"):
+        name = getattr(reward, attribute, None)
+        if isinstance(name, str) and name:
+            return name
+    return type(reward).__name__
+
+
+def _plugins(config: Mapping[str, Any]) -> tuple[str, ...]:
+    plugins = config.get("plugins")
+    return tuple(p for p in plugins if isinstance(p, str)) if isinstance(plugins, list) else ()
+
+
+def _limits(parts: Mapping[str, Any]) -> list[Problem]:
+    return [
+        Problem(key, f"{parts[key]}; expected {wanted}")
+        for key, (holds, wanted) in _LIMITS.items()
+        if key in parts and not holds(parts[key])
+    ]
+
+
+def writable(out: str | None) -> list[Problem]:
+    """Whether files can be made in the folder `out`, or where it would be made."""
+    if out is None:
+        return []
+    folder = Path(out).expanduser().absolute()
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return []
+    except OSError as error:
+        return [Problem("out", f"{shown(out)}: cannot write into {place} ({error.strerror}); choose another folder")]
+
+
+# --- the parts together --------------------------------------------------------------------------------------------
+
+
+def _tilt(config: Mapping[str, Any], parts: dict[str, Any], found: list[Problem]) -> Tilt | None:
+    """The problem to solve, after making sure that domain, rewards, value and method fit each other."""
+    from .core import Tilt
+    from .core.steering import Steering
+    from .domains import Domain
+
+    _expect(parts, "domain", Domain, "a Domain, such as tiltflow.domains.dna.load gives", found)
+    _expect(parts, "method", Steering, "a steering method, such as tiltflow.core.SVDD", found)
+    for key in ("reward", "heldout"):
+        _fits_domain(parts, key, found)
+    if not {"domain", "reward", "alpha", "value", "compute"} <= parts.keys():
+        return None
+    reward = _forbid(config, parts, found)
+    device = _device(parts["compute"].device)
+    place(reward, device)
+    place(parts.get("heldout"), device)
+    diffusion = parts["domain"].diffusion.to(device)
+    try:
+        tilt = Tilt(diffusion, reward, parts["alpha"], parts["value"])
+    except (ValueError, TypeError) as error:
+        key = "value" if "value" in str(error).lower() else "alpha" if "alpha" in str(error) else "reward"
+        found.append(Problem(key, explain(error)))
+        return None
+    _try_out(tilt, parts, found)
+    return tilt
+
+
+def _expect(parts: dict[str, Any], key: str, kind: type, wanted: str, found: list[Problem]) -> None:
+    if key in parts and not isinstance(parts[key], kind):
+        found.append(Problem(key, f"{shown(parts.pop(key))}; expected {wanted}"))
+
+
+def _fits_domain(parts: dict[str, Any], key: str, found: list[Problem]) -> None:
+    from .domains import check_reward
+
+    if key not in parts or (key == "heldout" and parts[key] is None):
+        return
+    if not callable(parts[key]):
+        found.append(Problem(key, f"{shown(parts.pop(key))}; expected a reward, such as tiltflow.rewards.expression"))
+    elif "domain" in parts:
+        try:
+            check_reward(parts["domain"], parts[key])
+        except ValueError as error:
+            found.append(Problem(key, str(error)))
+            del parts[key]
+
+
+def _ban(config: Mapping[str, Any]) -> Any:
+    """The rule that `domain.forbidden` stands for, or None."""
+    from .rewards import ForbiddenSites
+
+    domain = config.get("domain")
+    sites = domain.get("forbidden") if isinstance(domain, Mapping) else None
+    return ForbiddenSites(sites) if isinstance(sites, list | str) and sites else None
+
+
+def _forbid(config: Mapping[str, Any], parts: Mapping[str, Any], found: list[Problem]) -> Any:
+    """The reward, and minus infinity where a forbidden site occurs: the sampler cannot enforce it, so the reward must."""
+    from .rewards import Require, Sum, Term
+
+    reward = parts["reward"]
+    try:
+        ban = _ban(config)
+        if ban is None:
+            return reward
+        rule = Require(ban, at_least=0, name="no forbidden site")
+        terms = reward.terms if isinstance(reward, Sum) else (Term(reward, 1.0, "maximize"),)
+        return Sum((*terms, rule))
+    except ValueError as error:
+        found.append(Problem("domain.forbidden", str(error)))
+        return reward
+
+
+def _try_out(tilt: Tilt, parts: Mapping[str, Any], found: list[Problem]) -> None:
+    """Ask the method whether it can serve the tilt, and the rewards for two rough samples."""
+    import torch
+
+    from .core import Tilt
+
+    if "method" in parts:
+        try:
+            parts["method"].check(tilt)
+        except ValueError as error:
+            found.append(Problem("method", str(error)))
+    with torch.no_grad():
+        rough = replace(tilt.diffusion, steps=1, grid=None).sample(2, generator=torch.Generator().manual_seed(0))
+        for key, reward in (("reward", tilt.reward_function), ("heldout", parts.get("heldout"))):
+            try:
+                if reward is not None:
+                    Tilt(tilt.diffusion, reward, 1.0, failures="exclude").reward(rough)
+            except Exception as error:  # a user's reward may fail in any way
+                found.append(Problem(key, f"failed on two trial samples: {explain(error)}"))
+
+
+def place(reward: Any, device: torch.device) -> None:
+    """Move every network inside a reward to a device."""
+    from torch import nn
+
+    if isinstance(reward, nn.Module):
+        reward.to(device)
+    elif is_dataclass(reward) and not isinstance(reward, type):
+        for field in fields(reward):
+            place(getattr(reward, field.name), device)
+    elif isinstance(reward, list | tuple):
+        for part in reward:
+            place(part, device)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r}, which cannot be used here ({reason}); expected auto or cpu") from None
+    return device

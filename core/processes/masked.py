@@ -87,7 +87,7 @@ class Masked:
 
     def _weight(self, t: Tensor) -> Tensor:
         """-alpha'(t) / (1 - alpha(t)), float64: in float32, 1 - alpha is 0 near the data, and inf times no mask is NaN."""
-        t = t.double()
+        t = t.double().clamp(min=1e-12)  # some derivatives are infinite at 0
         return -self.schedule.derivative(t) / (1 - self.schedule.alpha(t)).clamp(min=1e-16)
 
     def noise(self, x0: Tensor, *, strata: int | None = None, generator: torch.Generator | None = None) -> Noised:

@@ -15,6 +15,7 @@ from ..denoiser import Denoiser, Subs
 from ..diffusion import Diffusion
 from ..processes.masked import Masked
 from ..samplers import FirstHitting, Sampler
+from ..states import one_hot
 from ..steering import SVDD, ImportanceResampling, Steering
 from ..tilt import Tilt
 from ..values import Given, PosteriorMean
@@ -123,7 +124,9 @@ class MaskedWorld:
         filled = self.states.unsqueeze(1).unsqueeze(1).repeat(1, self.length, self.vocab, 1)
         for site, token in itertools.product(range(self.length), range(self.vocab)):
             filled[:, site, token, site] = token
-        return (mass[self.index(filled)] / mass.reshape(-1, 1, 1)).log()
+        found = (mass[self.index(filled)] / mass.reshape(-1, 1, 1)).log()
+        held = one_hot(self.states, self.vocab + 1, torch.float64).log()[..., :-1]
+        return torch.where((self.states == self.vocab).unsqueeze(-1), found, held)
 
     @property
     def diffusion(self) -> Diffusion:

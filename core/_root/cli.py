@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +98,14 @@ def _plans(composed: Sequence[Composed]) -> list[Plan]:
     from .settings import prepare
 
     plans, problems = [], list[Problem]()
+    shared = set(composed[0].arguments).intersection(*(job.arguments for job in composed))
     for job in composed:
         command = shlex.join(["tiltflow", *job.arguments])
         try:
             plans.append(prepare(job.config, names=job.choices, command=command, problems=job.problems))
         except ConfigError as error:
-            problems += error.problems
+            where = " ".join(argument for argument in job.arguments if argument not in shared)
+            problems += [replace(p, text=f"{p.text} [{where}]") if where else p for p in error.problems]
     if problems:
         raise ConfigError(problems)
     return plans
@@ -129,6 +131,8 @@ def _run_all(plans: Sequence[Plan]) -> int:
         if isinstance(result, int):
             return result
         console.print(summary.table(result))
+        for warning in summary.warnings(result):
+            console.print(f"note: {warning}", style="yellow", highlight=False)
         console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
         results.append(result)
         if result.info["status"] == "stopped":
@@ -162,7 +166,7 @@ def _compare(results: Sequence[Result], console: Any) -> None:
     header, body = summary.comparison(results)
     table = Table(box=None, pad_edge=False, title="designs of each run", title_justify="left")
     for index, word in enumerate(header):
-        table.add_column(word, justify="right" if index else "left")
+        table.add_column(word, justify="right" if index else "left", no_wrap=not index)
     for row in body:
         table.add_row(*row)
     console.print("", table)

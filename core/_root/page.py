@@ -14,7 +14,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin-bottom: .3rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
 p.lead { font-size: 1.1rem; margin-top: .4rem; }
 table { border-collapse: collapse; margin: .6rem 0; }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee;
+         white-space: pre-line; }
 th { font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.seq { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; word-break: break-all; }

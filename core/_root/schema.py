@@ -1,6 +1,7 @@
 """Configs against signatures: keys, types and targets of every node are checked, and all problems are told at once.
 
-A node is a dict. With `_target_` it stands for a call of that class or function, its other keys being the arguments.
+A node is a dict. With `_target_` it stands for a call of that class or function, its other keys being the arguments; with
+`_partial_: true` for the function itself, with these arguments filled in.
 Targets are public names of tiltflow, or of packages that the user named as plugins; this is checked on the object that
 the name leads to, so that no name can lead out of them.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -17,10 +19,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Any
 
 from .kinds import TARGET, is_node, item, mismatch, names_a_function, words
 
+PARTIAL = "_partial_"
 BROKEN: Any = type("Broken", (), {"__repr__": lambda self: "BROKEN"})()  # stands for a value that has a problem
 
 
@@ -91,11 +95,30 @@ def _trusted(name: str, plugins: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{package}.") for package in ("tiltflow", *plugins))
 
 
+def check_plugins(plugins: Sequence[str]) -> list[Problem]:
+    """One problem for each package that cannot be found (by name or in the current folder)."""
+    return [Problem("plugins", text) for name in plugins if (text := _missing(name))]
+
+
+def _missing(plugin: str) -> str:
+    _look_here()
+    try:
+        found = importlib.util.find_spec(plugin)
+    except (ImportError, ValueError, AttributeError) as error:
+        return f"cannot import {shown(plugin)}: {error}"
+    return "" if found else f"no package {shown(plugin)} is installed or lies in {os.getcwd()}"
+
+
+def _look_here() -> None:
+    """Let plugins lie in the current folder; what is installed comes first."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def _module(name: str, plugins: Sequence[str]) -> types.ModuleType:
-    """Import a module; plugins may also lie in the current folder."""
-    here = os.getcwd()
-    if plugins and here not in sys.path:
-        sys.path.append(here)
+    """Import a module."""
+    if plugins:
+        _look_here()
     try:
         return importlib.import_module(name)
     except Exception as error:  # a plugin may fail in any way: its own words help most
@@ -148,15 +171,16 @@ class Builder:
         parameters = inspect.signature(target).parameters
         named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         hints = _hints(target)
-        given = {str(name): value for name, value in node.items() if name != TARGET}
+        given = {str(name): value for name, value in node.items() if name not in (TARGET, PARTIAL)}
         prefix = f"{key}." if key else ""
         if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
             for name in (name for name in given if name not in named):
                 keys = ", ".join(named) or "none"
                 self._refuse(prefix + name, f"unknown key{nearest(name, named)} (there are: {keys})")
         for name, parameter in named.items():
-            if parameter.default is parameter.empty and name not in given:
-                self._refuse(prefix + name, f"missing; expected {words(hints.get(name, Any))}")
+            if parameter.default is parameter.empty and name not in given and not node.get(PARTIAL):
+                hint = "" if inspect.isclass(target) else f" (or {prefix}{PARTIAL}=true for the function itself)"
+                self._refuse(prefix + name, f"missing; expected {words(hints.get(name, Any))}{hint}")
         return {name: self.build(given[name], prefix + name, hints.get(name, Any)) for name in named if name in given}
 
     def _call(self, node: Mapping[str, Any], key: str) -> Any:
@@ -169,6 +193,8 @@ class Builder:
         if len(self.problems) > before:
             return BROKEN
         try:
+            if node.get(PARTIAL):
+                return partial(target, **arguments) if arguments else target
             return target(**arguments)
         except Exception as error:  # constructors of plugins may fail in any way
             return self._refuse(blame(key, node, error), explain(error))

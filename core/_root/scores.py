@@ -52,7 +52,8 @@ class Scored:
 def score(plan: Plan, x: Tensor, reward: Tensor | None = None) -> Scored:
     """Rewards of x `[n, *shape]`; `reward` where it is known already. Everything comes back on the CPU."""
     pieces = x.split(ROWS)
-    known = torch.cat([plan.tilt.reward(piece) for piece in pieces]) if reward is None else reward
+    tilt = replace(plan.tilt, failures="exclude")  # only steering may stop at a failure
+    known = torch.cat([tilt.reward(piece) for piece in pieces]) if reward is None else reward
     heldout = None
     if plan.heldout is not None:
         judge = Tilt(plan.tilt.diffusion, plan.heldout, plan.tilt.alpha, failures="exclude")

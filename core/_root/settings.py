@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .schema import BROKEN, Builder, ConfigError, Problem, explain, shown
+from .schema import BROKEN, Builder, ConfigError, Problem, check_plugins, explain, shown
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .core import Tilt
     from .core.steering import Steering
     from .domains import Domain
+    from .rewards import ForbiddenSites
 
 #: The keys of the main job that are no groups, and what each means.
 KEYS = {
@@ -30,6 +31,7 @@ KEYS = {
     "batch": "designs steered at once; what is finished is kept whatever happens to the rest",
     "natural": "natural sequences to compare with, 0 for none",
     "out": "folder for the run folders",
+    "failures": "a reward of NaN: raise stops the run, exclude leaves the sample out",
     "plugins": "your packages whose classes a configuration may name, such as [mypackage]",
 }
 
@@ -68,6 +70,7 @@ class Design:
     steps: int
     batch: int
     natural: int
+    failures: Literal["raise", "exclude"]
     out: str
     plugins: list[str]
 
@@ -142,13 +145,14 @@ def prepare(
     builder = Builder(_plugins(config), found)
     built = builder.arguments(Design, config)
     parts = {name: value for name, value in built.items() if value is not BROKEN}
-    found += _limits(parts) + writable(parts.get("out"))
-    tilt = _tilt(config, parts, found)
+    found += check_plugins(_plugins(config)) + _limits(parts) + writable(parts.get("out"))
+    ban = _ban(config, found)
+    tilt = _tilt(parts, ban, found)
     if found or tilt is None:
         raise ConfigError(found)
     domain, method = parts["domain"], parts["method"]
     called = {"domain": domain.name, "reward": reward_name(parts["reward"]), "method": type(method).__name__}
-    forbidden = getattr(_ban(config), "resolved", ())
+    forbidden = ban.resolved if ban else ()
     heldout, compute = parts["heldout"], parts["compute"]
     names = {**called, **(names or {})}
     return Plan(dict(config), names, command, tilt_domain(domain, tilt), tilt, method, heldout, compute, forbidden)
@@ -197,7 +201,7 @@ def writable(out: str | None) -> list[Problem]:
 # --- the parts together --------------------------------------------------------------------------------------------
 
 
-def _tilt(config: Mapping[str, Any], parts: dict[str, Any], found: list[Problem]) -> Tilt | None:
+def _tilt(parts: dict[str, Any], ban: ForbiddenSites | None, found: list[Problem]) -> Tilt | None:
     """The problem to solve, after making sure that domain, rewards, value and method fit each other."""
     from .core import Tilt
     from .core.steering import Steering
@@ -207,15 +211,15 @@ def _tilt(config: Mapping[str, Any], parts: dict[str, Any], found: list[Problem]
     _expect(parts, "method", Steering, "a steering method, such as tiltflow.core.SVDD", found)
     for key in ("reward", "heldout"):
         _fits_domain(parts, key, found)
-    if not {"domain", "reward", "alpha", "value", "compute"} <= parts.keys():
+    if not {"domain", "reward", "alpha", "value", "compute", "failures"} <= parts.keys():
         return None
-    reward = _forbid(config, parts, found)
+    reward = _without(parts["reward"], ban)
     device = _device(parts["compute"].device)
     place(reward, device)
     place(parts.get("heldout"), device)
     diffusion = parts["domain"].diffusion.to(device)
     try:
-        tilt = Tilt(diffusion, reward, parts["alpha"], parts["value"])
+        tilt = Tilt(diffusion, reward, parts["alpha"], parts["value"], failures=parts["failures"])
     except (ValueError, TypeError) as error:
         key = "value" if "value" in str(error).lower() else "alpha" if "alpha" in str(error) else "reward"
         found.append(Problem(key, explain(error)))
@@ -244,30 +248,30 @@ def _fits_domain(parts: dict[str, Any], key: str, found: list[Problem]) -> None:
             del parts[key]
 
 
-def _ban(config: Mapping[str, Any]) -> Any:
-    """The rule that `domain.forbidden` stands for, or None."""
+def _ban(config: Mapping[str, Any], found: list[Problem]) -> ForbiddenSites | None:
+    """The rule that `domain.forbidden` stands for."""
     from .rewards import ForbiddenSites
 
     domain = config.get("domain")
     sites = domain.get("forbidden") if isinstance(domain, Mapping) else None
-    return ForbiddenSites(sites) if isinstance(sites, list | str) and sites else None
+    if not isinstance(sites, list) or not sites or not all(isinstance(site, str) for site in sites):
+        return None
+    try:
+        return ForbiddenSites(sites)
+    except ValueError as error:
+        found.append(Problem("domain.forbidden", str(error)))
+        return None
 
 
-def _forbid(config: Mapping[str, Any], parts: Mapping[str, Any], found: list[Problem]) -> Any:
+def _without(reward: Any, ban: ForbiddenSites | None) -> Any:
     """The reward, and minus infinity where a forbidden site occurs: the sampler cannot enforce it, so the reward must."""
     from .rewards import Require, Sum, Term
 
-    reward = parts["reward"]
-    try:
-        ban = _ban(config)
-        if ban is None:
-            return reward
-        rule = Require(ban, at_least=0, name="no forbidden site")
-        terms = reward.terms if isinstance(reward, Sum) else (Term(reward, 1.0, "maximize"),)
-        return Sum((*terms, rule))
-    except ValueError as error:
-        found.append(Problem("domain.forbidden", str(error)))
+    if ban is None:
         return reward
+    rule = Require(ban, at_least=0, name="no forbidden site")
+    terms = reward.terms if isinstance(reward, Sum) else (Term(reward, 1.0, "maximize"),)
+    return Sum((*terms, rule))
 
 
 def _try_out(tilt: Tilt, parts: Mapping[str, Any], found: list[Problem]) -> None:
@@ -283,10 +287,12 @@ def _try_out(tilt: Tilt, parts: Mapping[str, Any], found: list[Problem]) -> None
             found.append(Problem("method", str(error)))
     with torch.no_grad():
         rough = replace(tilt.diffusion, steps=1, grid=None).sample(2, generator=torch.Generator().manual_seed(0))
-        for key, reward in (("reward", tilt.reward_function), ("heldout", parts.get("heldout"))):
+        judge = parts.get("heldout")
+        heldout = None if judge is None else Tilt(tilt.diffusion, judge, 1.0, failures="exclude")
+        for key, problem in (("reward", tilt), ("heldout", heldout)):
             try:
-                if reward is not None:
-                    Tilt(tilt.diffusion, reward, 1.0, failures="exclude").reward(rough)
+                if problem is not None:
+                    problem.reward(rough)
             except Exception as error:  # a user's reward may fail in any way
                 found.append(Problem(key, f"failed on two trial samples: {explain(error)}"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,8 +25,15 @@ ROWS = (
     ("unique", "distinct", "d"),
     ("n", "sequences", "d"),
 )
-BRIEF = ("reward_median", "heldout_median", "kmer3_both_strands_correlation", "nelbo_median", "diversity")
-SETS = {"natural": "natural", "pretrained": "pretrained", "steered": "steered"}
+#: Those of the short tables, and what they are called where there is little room.
+BRIEF = {
+    "reward_median": "reward",
+    "heldout_median": "held-out",
+    "kmer3_both_strands_correlation": "3-mers",
+    "nelbo_median": "NELBO",
+    "diversity": "diversity",
+}
+SETS = ("natural", "pretrained", "steered")
 
 
 def number(value: Any, form: str) -> str:
@@ -36,7 +43,7 @@ def number(value: Any, form: str) -> str:
     return format(round(value) if form.endswith("d") else value, form)
 
 
-def rows(metrics: Mapping[str, Any], keys: Sequence[str] | None = None) -> list[tuple[str, list[str]]]:
+def rows(metrics: Mapping[str, Any], keys: Container[str] | None = None) -> list[tuple[str, list[str]]]:
     """(words, one figure for each set) for every row that any set has a figure for."""
     sets = [metrics[name] for name in SETS if name in metrics]
     wanted = [row for row in ROWS if keys is None or row[0] in keys]
@@ -63,13 +70,13 @@ def table(result: Result) -> Table:
 
 def comparison(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and one row for each run: what tells the runs apart, the brief figures of the designs, and what they cost."""
-    differing = _differing([result.plan.command for result in results])
-    kept = [row for row in ROWS if row[0] in BRIEF]
-    header = ["run", *(words for _, words, _ in kept), "network rows", "reward calls", "seconds"]
+    steered = [result.metrics["steered"] for result in results]
+    kept = [row for row in ROWS if row[0] in BRIEF and any(each.get(row[0]) is not None for each in steered)]
+    header = ["run", *(BRIEF[key] for key, _, _ in kept), "rows", "calls", "seconds"]
     body = []
-    for result, name in zip(results, differing, strict=True):
-        steered, cost = result.metrics["steered"], result.samples.cost
-        figures = [number(steered.get(key), form) for key, _, form in kept]
+    for result, name in zip(results, _differing([result.plan.command for result in results]), strict=True):
+        cost = result.samples.cost
+        figures = [number(result.metrics["steered"].get(key), form) for key, _, form in kept]
         body.append([name, *figures, str(cost.forward_rows), str(cost.reward_calls), f"{cost.seconds:.1f}"])
     return header, body
 

@@ -56,7 +56,7 @@ class Confidence:
         # At least one site a step, so that a fine grid does not end with many at once.
         chosen = count - torch.minimum(left, (count - 1).clamp(min=0))
         score = torch.where(masked, self._score(clean), -math.inf)
-        rank = score.argsort(-1, descending=True, stable=True).argsort(-1)
+        rank = score.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         stay = torch.where(rank < chosen, 0.0, 1.0).double()
         return UnmaskingTransition(x, truncate(clean, self.temperature, self.top_p), stay)
 

@@ -60,3 +60,13 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.fail(f"TILTFLOW_DATA is {named!r}, which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of an untrained model of 80-bp promoters: as the shipped one, but small."""
+    from tiltflow.domains.dna.prior import build, save_prior
+
+    path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    save_prior(path, build(80, channels=8, dilations=(1, 4)), {"data": "none, untrained"})
+    return path

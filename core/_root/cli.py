@@ -203,7 +203,7 @@ def compose(arguments: Sequence[str], name: str = "design") -> Composed:
     parsed, problems = _parse(arguments)
     chosen = options.defaults(name)
     known = {group: options.options(group) for group in chosen}
-    picks = [override for override in parsed if override.key_or_group in known and isinstance(override.value(), str)]
+    picks = [override for override in parsed if override.key_or_group in known and _is_pick(override)]
     wrong = {pick.key_or_group for pick in picks if pick.value() not in known[pick.key_or_group]}
     problems += [_unknown_option(pick, known[pick.key_or_group]) for pick in picks if pick.key_or_group in wrong]
     right = {pick.key_or_group: str(pick.value()) for pick in picks if pick.key_or_group not in wrong}
@@ -214,6 +214,11 @@ def compose(arguments: Sequence[str], name: str = "design") -> Composed:
     for override in sorted(values, key=lambda override: not override.key_or_group.endswith(TARGET)):
         problems += _apply(config, override)
     return Composed(_plain(config, problems), choices, list(arguments), problems)
+
+
+def _is_pick(override: Override) -> bool:
+    """Whether a key that is a group is given the name of an option, and not a value."""
+    return isinstance(override.value(), str) and override.package is None
 
 
 def _root(override: Override) -> str:

@@ -82,6 +82,7 @@ def read(name: str) -> dict[str, Any]:
     return dict(content)
 
 
+@cache
 def defaults(name: str) -> dict[str, str]:
     """Which option of each group the file `name` takes."""
     return {

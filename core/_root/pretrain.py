@@ -139,10 +139,10 @@ def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = 
         ConfigError: all problems at once.
     """
     found = list(problems)
-    keys = {problem.key for problem in found}
-    built = Builder((), found).arguments(PARTS[part], config)
+    known = frozenset(problem.key for problem in found)
+    built = Builder((), found, known).arguments(PARTS[part], config)
     good = {name: value for name, value in built.items() if value is not BROKEN}
-    found += [problem for problem in _together(good, PARTS[part].target) if problem.key not in keys]
+    found += [problem for problem in _together(good, PARTS[part].target) if problem.key not in known]
     if found:
         raise ConfigError(found)
     return PARTS[part](**good)

@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from .kinds import TARGET, is_node, item, mismatch, names_a_function, words
@@ -129,9 +129,13 @@ def _attribute(module: types.ModuleType, attribute: str, name: str) -> Any:
     """What `module` calls `attribute`; of tiltflow's own modules only what they offer in public."""
     own = _trusted(module.__name__, ())
     public = list(getattr(module, "__all__", [])) if own else [key for key in vars(module) if key[0] != "_"]
-    if (own and attribute not in public) or not hasattr(module, attribute):
+    try:
+        found = getattr(module, attribute, BROKEN)  # may import: packages load their parts where they are asked for
+    except Exception as error:
+        raise TargetError(f"cannot import {name}: {type(error).__name__}: {error}") from error
+    if found is BROKEN or (own and attribute not in public):
         raise TargetError(f"there is no public {name}{nearest(attribute, public)}")
-    return getattr(module, attribute)
+    return found
 
 
 # --- building ------------------------------------------------------------------------------------------------------
@@ -144,13 +148,17 @@ class Builder:
     Args:
         plugins: packages besides tiltflow whose names a config may use.
         problems: grows.
+        known: keys that have a problem already; they are not looked at again.
     """
 
     plugins: tuple[str, ...]
     problems: list[Problem]
+    known: frozenset[str] = frozenset()
 
     def build(self, node: Any, key: str, annotation: Any = Any) -> Any:
         """The value of a node: what its target returns, or the node itself where it is plain data."""
+        if key in self.known:
+            return BROKEN
         if is_node(node):
             return self._call(node, key)
         if isinstance(node, Mapping) and inspect.isclass(annotation) and is_dataclass(annotation):
@@ -232,6 +240,7 @@ def blame(key: str, node: Mapping[str, Any], error: BaseException) -> str:
     return key
 
 
+@lru_cache(maxsize=256)
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of the arguments; none where they name something that is imported for type checkers only."""
     try:

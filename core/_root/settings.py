@@ -142,7 +142,10 @@ def prepare(
         ConfigError: all problems at once.
     """
     found = list(problems)
-    builder = Builder(_plugins(config), found)
+    known = {problem.key for problem in problems}
+    if "reward" in known:
+        known.add("heldout")  # they come from one file
+    builder = Builder(_plugins(config), found, frozenset(known))
     built = builder.arguments(Design, config)
     parts = {name: value for name, value in built.items() if value is not BROKEN}
     found += check_plugins(_plugins(config)) + _limits(parts) + writable(parts.get("out"))
@@ -177,12 +180,10 @@ def _plugins(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(p for p in plugins if isinstance(p, str)) if isinstance(plugins, list) else ()
 
 
-def _limits(parts: Mapping[str, Any]) -> list[Problem]:
-    return [
-        Problem(key, f"{parts[key]}; expected {wanted}")
-        for key, (holds, wanted) in _LIMITS.items()
-        if key in parts and not holds(parts[key])
-    ]
+def _limits(parts: dict[str, Any]) -> list[Problem]:
+    """Numbers out of their range; they are taken out of `parts`."""
+    wrong = {key: why for key, (holds, why) in _LIMITS.items() if key in parts and not holds(parts[key])}
+    return [Problem(key, f"{parts.pop(key)}; expected {why}") for key, why in wrong.items()]
 
 
 def writable(out: str | None) -> list[Problem]:
@@ -211,17 +212,18 @@ def _tilt(parts: dict[str, Any], ban: ForbiddenSites | None, found: list[Problem
     _expect(parts, "method", Steering, "a steering method, such as tiltflow.core.SVDD", found)
     for key in ("reward", "heldout"):
         _fits_domain(parts, key, found)
-    if not {"domain", "reward", "alpha", "value", "compute", "failures"} <= parts.keys():
+    if not {"domain", "reward", "compute"} <= parts.keys():
         return None
     reward = _without(parts["reward"], ban)
     device = _device(parts["compute"].device)
-    place(reward, device)
-    place(parts.get("heldout"), device)
-    diffusion = parts["domain"].diffusion.to(device)
+    for each in (reward, parts.get("heldout")):
+        place(each, device)
+    diffusion, failures = parts["domain"].diffusion.to(device), parts.get("failures", "raise")
     try:
-        tilt = Tilt(diffusion, reward, parts["alpha"], parts["value"], failures=parts["failures"])
+        # Where alpha or the value is wrong, the rest is looked at without it.
+        tilt = Tilt(diffusion, reward, parts.get("alpha", 1.0), parts.get("value"), failures=failures)
     except (ValueError, TypeError) as error:
-        key = "value" if "value" in str(error).lower() else "alpha" if "alpha" in str(error) else "reward"
+        key = "value" if parts.get("value") is not None else "reward"
         found.append(Problem(key, explain(error)))
         return None
     _try_out(tilt, parts, found)

@@ -228,12 +228,14 @@ def test_truncation_edits_nothing_in_place():
 @pytest.mark.parametrize("sampler", [Ancestral, FirstHitting, Confidence])
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": 0.0}, {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf}]
-    + [{"top_p": 0.0}, {"top_p": 1.1}, {"top_p": math.nan}],
+    [
+        *(("temperature", bad) for bad in (0.0, -1.0, math.nan, math.inf)),
+        *(("top_p", bad) for bad in (0.0, 1.1, math.nan)),
+    ],
 )
 def test_bad_truncations_are_refused(sampler, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        sampler(**options)
+    with pytest.raises(ValueError, match=options[0]):
+        sampler(**dict([options]))
 
 
 def test_unknown_confidence():

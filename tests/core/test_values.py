@@ -219,9 +219,7 @@ def test_rollouts_must_not_skip_sites():
 # --- cost -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "calls"), [(Completions(1), 8), (Completions(5), 40), (PosteriorMean(), 8)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("value", "calls"), [(Completions(1), 8), (Completions(5), 40), (PosteriorMean(), 8)], ids=str)
 def test_a_point_is_denoised_once_and_the_estimate_is_handed_on(value, calls, generator):
     tilt = ancestral(10, value=value)
     x = WORLD.states[[63, 60, 60, 51, 15, 63, 12, 3]]

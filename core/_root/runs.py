@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -39,17 +41,16 @@ def create(out: str | Path, names: Mapping[str, str], seed: int) -> Path:
 
 def claim(path: Path) -> Path:
     """Make the folder `path`, or path-2, path-3, ... where it is taken; two processes never get the same one."""
-    number = 1
-    while True:
-        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise StorageError(f"Cannot make {folder} ({error.strerror}). Choose another folder with out=.") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise StorageError(f"Cannot make {path} ({error.strerror}). Choose another folder with out=.") from error
+    raise AssertionError("unreachable")
 
 
 def _slug(name: str) -> str:

@@ -35,7 +35,7 @@ DRAWS, DRAWS_NATURAL = (
     16,
     8,
 )  # noise levels behind the NELBO of each sequence; natural ones are many and only a backdrop
-BASELINE = 512  # pretrained samples at most
+BASELINE, AT_ONCE = 512, 64  # pretrained samples at most, and how many at a time
 PATIENCE = 5.0  # seconds between two writings of the finished batches: each writes them all
 
 
@@ -118,8 +118,9 @@ def _run(plan: Plan, folder: Path, info: dict[str, Any], console: Console) -> Re
 def _pretrained(plan: Plan) -> Scored:
     """Unguided samples, as many as designs are wanted (within reason), with their rewards."""
     generator, diffusion = stream(plan, "pretrained"), plan.domain.diffusion
-    n, batch = min(plan.n, BASELINE), plan.config["batch"]
-    pieces = [diffusion.sample(min(batch, n - start), generator=generator) for start in range(0, n, batch)]
+    n = min(plan.n, BASELINE)
+    sizes = [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
+    pieces = [diffusion.sample(size, generator=generator) for size in sizes]
     return score(plan, torch.cat(pieces))
 
 

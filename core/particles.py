@@ -84,12 +84,16 @@ def draw_index(log_weights: Tensor, generator: torch.Generator | None) -> Tensor
 def soften(log_h: Tensor, previous: Tensor) -> Tensor:
     """Make intermediate log-potentials finite, `[n, N]`: a weight of zero before the end cannot be undone.
 
-    Any positive potential keeps the final weights exact (the terminal step divides it out), so -inf becomes 30 nats below
-    the best of the group, or `previous` where the whole group is at -inf.
+    Any positive potential keeps the final weights unbiased (the terminal step divides it out), so -inf becomes 3 nats below
+    the best of the group (or the lowest finite one, if that is lower), or `previous` where the whole group is at -inf.
+    The gap is small on purpose. An estimated value of -inf is often wrong, and a path 30 nats down would come back once in
+    e^30 runs with a weight of e^30: unbiased, and in any run of finite length an underestimate of Z.
     """
     peak = log_h.amax(-1, keepdim=True)
-    floor = torch.where(peak.isfinite(), peak - 30.0, previous)
-    return torch.where(log_h == -math.inf, floor, log_h)
+    impossible = log_h == -math.inf
+    lowest = torch.where(impossible, math.inf, log_h).amin(-1, keepdim=True)
+    floor = torch.where(peak.isfinite(), torch.minimum(peak - 3.0, lowest), previous)
+    return torch.where(impossible, floor, log_h)
 
 
 # Resampling: log-weights [n, N] -> ancestor indices [n, N] within each group, E[copies of i] = N w_i. Weights are float64.

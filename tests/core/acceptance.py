@@ -8,7 +8,7 @@ so never passes, when some alternative law (a seeded fault) would have been miss
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,10 +129,27 @@ def accept_means(values: Tensor, expected: Tensor, shifts: Tensor | None = None,
     n, columns = values.shape
     error = values.double().std(0) / math.sqrt(n)
     z = ((values.double().mean(0) - expected) / error.clamp(min=1e-300)).abs().amax()
-    limit = float(-torch.special.ndtri(torch.tensor(alarm / 2 / columns, dtype=torch.float64)))
+    limit = normal_quantile(alarm / 2 / columns)
     weakest = 0.0
     if shifts is not None:
         weakest = float(torch.special.ndtr((shifts.abs() / error).amax(1) - limit).amin())
     p_value = min(1.0, 2 * columns * float(torch.special.ndtr(-z)))
     outcome = "fail" if p_value < alarm else "pass" if weakest >= 1 - MISS else "underpowered"
     return Verdict(outcome, p_value, weakest, n)
+
+
+def enough_draws(draw: Callable[[int], Tensor], shifts: Tensor, first: int = 4000, most: int = 500_000) -> Tensor:
+    """Values `[n, m]` for `accept_means`, n doubled until every fault in `shifts` `[faults, m]` would be seen.
+
+    Only standard deviations decide when to stop, so the test that follows is the only look at the means.
+    """
+    values = draw(first)
+    limit = normal_quantile(ALARM / 2 / values.shape[1]) + normal_quantile(MISS)
+    while float((limit * values.std(0) / shifts.abs()).amin(1).amax()) ** 2 > len(values) < most:
+        values = torch.cat([values, draw(len(values))])
+    return values
+
+
+def normal_quantile(tail: float) -> float:
+    """The z with P(N(0, 1) > z) = tail."""
+    return float(-torch.special.ndtri(torch.tensor(tail, dtype=torch.float64)))

@@ -180,9 +180,7 @@ def test_svdd_with_random_values_follows_its_law(world, n):
             return select_one(kernel, guide, candidates)
         pairs = (kernel.unsqueeze(2) * joint).flatten(1)
         return (
-            select_one(pairs, weight.repeat(len(world.states)), candidates)
-            .unflatten(1, kernel.shape[1:] + (-1,))
-            .sum(2)
+            select_one(pairs, weight.repeat(len(world.states)), candidates).unflatten(1, (*kernel.shape[1:], -1)).sum(2)
         )
 
     tilt = world.tilt()

@@ -156,9 +156,9 @@ def test_usable_changes_only_dead_groups():
 
 
 def test_soften():
-    previous = torch.tensor([[7.0], [7.0], [7.0]]).double()
-    log_h = torch.tensor([[1.0, -INF, 3.0], [-INF, -INF, -INF], [0.0, -1e5, 2.0]]).double()
-    assert soften(log_h, previous).tolist() == [[1, -27, 3], [7, 7, 7], [0, -1e5, 2]]
+    previous = torch.full((4, 1), 7.0).double()
+    log_h = torch.tensor([[1.0, -INF, 3.0], [-INF, -INF, -INF], [0.0, -1e5, 2.0], [-9.0, -INF, 2.0]]).double()
+    assert soften(log_h, previous).tolist() == [[1, 0, 3], [7, 7, 7], [0, -1e5, 2], [-9, -9, 2]]
 
 
 def test_log_mean_exp():

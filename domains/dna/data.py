@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dna import ALPHABET
+from ...dna import ALPHABET, Pwm, decode, read_pfms
 from .relatives import assign, families
 
 LENGTH = 80
@@ -28,6 +28,8 @@ CONDITIONS = ("YPD", "SC-Ura")
 SUBSETS = ("Native", "Random", "SSWM")
 FLANKS = ("TGCATTTTTTTCACATC", "GGTTACGGCTGTT")  # of the reporter construct, on either side of the 80-mer
 PROMOTER_FILES = ("native80_orthologous_unique.txt.gz", "20190719_Native80.2_orthologous_promoters_unique.txt.gz")
+MOTIF_FILE = "JASPAR2022_fungi.pfm"
+BACKGROUND = (0.31, 0.19, 0.19, 0.31)  # letters of the natural promoters, both strands
 _MEDIUM = {"YPD": "complex", "SC-Ura": "defined"}
 SOURCE = (
     "Public sources: https://github.com/1edv/evolution (MIT), promoters in manuscript_code/model/benchmarking_models/"
@@ -46,8 +48,8 @@ class Promoters:
 
     Attributes:
         tokens: int64 `[N, 80]`, A=0 C=1 G=2 T=3.
-        genes: N systematic names such as "YAL001C". The file writes "YAL001C.2"; the ".2", which is on every line, stands
-            for the window (160 to 80 bp upstream of the transcription start) and is dropped.
+        genes: N systematic names such as "YAL001C". The file writes "YAL001C.2"; the ".2", which is on every line,
+            stands for the window (160 to 80 bp upstream of the transcription start) and is dropped.
         isolates: int64 `[N]`, isolates that carry this sequence.
         skipped: lines left out because they hold an N.
     """
@@ -160,16 +162,35 @@ def load_expression(data_dir: str | Path) -> Measurements:
     return Measurements(_tokens(list(values)), torch.tensor(means, dtype=torch.float64), subset_of, skipped)
 
 
-def expression_folds(measurements: Measurements, test: float = 0.15, seed: int = 0) -> np.ndarray:
+def expression_families(measurements: Measurements) -> np.ndarray:
+    """Family of each row, int64 `[N]`: rows that share a 20-mer on either strand, or agree at 56 of the 80 positions."""
+    return families(measurements.tokens, word=20, matches=56)
+
+
+def expression_folds(measurements: Measurements, family: np.ndarray, test: float = 0.1, seed: int = 0) -> np.ndarray:
     """Fold of each row: "A" (optimised oracle), "B" (held-out oracle) or "test"; A and B share the rest equally.
 
-    No relatives cross: rows that share a 20-mer on either strand, or agree at 56 of the 80 positions, stay together.
-    Returns a str array `[N]`.
+    Whole families go to one fold, so no relatives cross. Returns a str array `[N]`.
     """
-    family = families(measurements.tokens, word=20, matches=56)
-    letters = np.array(list(ALPHABET.encode()), np.uint8)[measurements.tokens.numpy()]
-    names = [letters[row].tobytes().decode() for row in family]
+    names = decode(measurements.tokens[torch.from_numpy(family)])
     return assign(names, {"A": (1 - test) / 2, "B": (1 - test) / 2, "test": test}, seed)
+
+
+def load_motifs(data_dir: str | Path) -> list[Pwm]:
+    """The fungal motifs of JASPAR 2022 (CC BY 4.0), from data_dir/dna/motifs or data_dir.
+
+    Raises:
+        FileNotFoundError: not there; the message says where it is published.
+        DnaError: not a file of position frequency matrices.
+    """
+    folders = (Path(data_dir) / "dna" / "motifs", Path(data_dir))
+    for folder in folders:
+        if (folder / MOTIF_FILE).is_file():
+            return read_pfms(folder / MOTIF_FILE, background=BACKGROUND)
+    raise FileNotFoundError(
+        f"no {MOTIF_FILE} in {folders[0]} or {folders[1]}; set data_dir. Public source: https://github.com/vanheeringen-lab/"
+        f"gimmemotifs, data/motif_databases/{MOTIF_FILE}."
+    )
 
 
 def _find(data_dir: str | Path, names: Sequence[str]) -> Path:

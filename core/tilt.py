@@ -143,12 +143,18 @@ class Tilt:
         return torch.where(failed, -math.inf, values) if failures else values
 
     def evaluate(
-        self, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
+        self,
+        x: Tensor,
+        t: float,
+        *,
+        generator: torch.Generator | None = None,
+        known: Known | None = None,
+        siblings: int = 1,
     ) -> Evaluation:
-        """The value at (x, t): the reward itself at t = 0, the soft value before."""
+        """The value at (x, t): the reward itself at t = 0, the soft value before. See `Value.evaluate`."""
         if t <= 0:
             return Evaluation(self.reward(x))
-        return self.value.evaluate(self, x, t, generator=generator, known=known)
+        return self.value.evaluate(self, x, t, generator=generator, known=known, siblings=siblings)
 
 
 def _as_numbers(values: Any, count: int, name: str) -> Tensor:

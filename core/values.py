@@ -37,9 +37,21 @@ class Value(Protocol):
     """A soft value. A plain callable (x, t) -> `[B]` is taken too: `Tilt` wraps it in `Given`."""
 
     def evaluate(
-        self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
+        self,
+        tilt: Tilt,
+        x: Tensor,
+        t: float,
+        *,
+        generator: torch.Generator | None = None,
+        known: Known | None = None,
+        siblings: int = 1,
     ) -> Evaluation:
-        """The value at x `[B, *shape]`, time t. `known` holds earlier estimates of the same rows."""
+        """The value at x `[B, *shape]`, time t.
+
+        Args:
+            known: earlier clean estimates of the same rows.
+            siblings: consecutive rows that are candidates for one place; a random value may give them the same noise.
+        """
         ...
 
 
@@ -55,22 +67,36 @@ class Completions:
     exp(V / alpha) is then unbiased for E[exp(r / alpha)] under the factorised estimate, whatever n. Costs one forward row
     and n reward calls a point. Discrete states only.
 
+    With `shared`, candidates that compete for one place (SVDD) are completed with the same random numbers: their values
+    then differ by what they are and not by luck, and unchanged candidates cost no reward call. Weights stay exact, since any
+    positive potential does; the law of the unweighted draws differs from that of independent noise.
+
     Args:
         n: completions a point; more lower the variance.
+        shared: common random numbers among siblings.
     """
 
     n: int = 1
+    shared: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise ValueError(f"Completions(n={self.n!r}): expected an integer of at least 1.")
 
     def evaluate(
-        self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
+        self,
+        tilt: Tilt,
+        x: Tensor,
+        t: float,
+        *,
+        generator: torch.Generator | None = None,
+        known: Known | None = None,
+        siblings: int = 1,
     ) -> Evaluation:
         _need_discrete(x, "Completions", "PosteriorMean")
         clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
-        u = uniform((self.n, *x.shape), x, generator)
+        copies = siblings if self.shared else 1
+        u = uniform((self.n, len(x) // copies, *x.shape[1:]), x, generator).repeat_interleave(copies, 1)
         completed = categorical(clean, u)
         rewards = tilt.reward(completed.flatten(0, 1)).reshape(self.n, len(x))
         return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 0), clean)
@@ -92,7 +118,14 @@ class PosteriorMean:
             raise ValueError(f"decode is {self.decode!r}; expected 'argmax' or 'soft'.")
 
     def evaluate(
-        self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
+        self,
+        tilt: Tilt,
+        x: Tensor,
+        t: float,
+        *,
+        generator: torch.Generator | None = None,
+        known: Known | None = None,
+        siblings: int = 1,
     ) -> Evaluation:
         clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
         if not is_discrete(x):
@@ -119,7 +152,14 @@ class Rollout:
                 raise ValueError(f"Rollout({name}={value!r}): expected an integer of at least 1.")
 
     def evaluate(
-        self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
+        self,
+        tilt: Tilt,
+        x: Tensor,
+        t: float,
+        *,
+        generator: torch.Generator | None = None,
+        known: Known | None = None,
+        siblings: int = 1,
     ) -> Evaluation:
         diffusion = tilt.diffusion
         if self.steps is not None and isinstance(diffusion.sampler, FirstHitting):
@@ -150,7 +190,14 @@ class Given:
     function: Callable[[Tensor, float], Tensor]
 
     def evaluate(
-        self, tilt: Tilt, x: Tensor, t: float, *, generator: torch.Generator | None = None, known: Known | None = None
+        self,
+        tilt: Tilt,
+        x: Tensor,
+        t: float,
+        *,
+        generator: torch.Generator | None = None,
+        known: Known | None = None,
+        siblings: int = 1,
     ) -> Evaluation:
         value = torch.as_tensor(self.function(x, t), device=x.device).double()
         if value.shape != x.shape[:1]:

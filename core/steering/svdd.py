@@ -64,7 +64,7 @@ class SVDD(Steering):
         transition, clean = forward(tilt, state, t, s)
         candidates = transition.sample(self.candidates, generator=generator).transpose(0, 1).flatten(0, 1)
         parents = Known(*(leaf.repeat_interleave(self.candidates, 0) for leaf in (state.x, clean)))
-        found = tilt.evaluate(candidates, s, generator=generator, known=parents)
+        found = tilt.evaluate(candidates, s, generator=generator, known=parents, siblings=self.candidates)
         exact = (found.value / tilt.alpha).reshape(-1, self.candidates)
         log_h = exact if s <= 0 else soften(exact, state.log_potential.unsqueeze(-1))
         pick = self._select(log_h, generator) + self.candidates * torch.arange(len(exact), device=exact.device)

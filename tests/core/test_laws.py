@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiltflow.core import SVDD, BestOfN, Completions, ImportanceResampling, PosteriorMean
 from tiltflow.core.samplers import Ancestral, Confidence
+from tiltflow.core.transitions import categorical
 from tiltflow.core.worlds import MaskedWorld
 from tiltflow.core.worlds.masked import select_one
 
@@ -192,8 +193,47 @@ def test_svdd_with_random_values_follows_its_law(world, n):
         world.law(SVDD(4), tilt),
         contaminated(law, 0.02),
     ]
-    random = replace(tilt, value=Completions(n))
+    random = replace(tilt, value=Completions(n, shared=False))
     assert accept_law(draws(SVDD(4), world, random, sample_size(law, faults), seed=6), law, faults)
+
+
+def test_svdd_with_shared_random_numbers_follows_its_law():
+    """Siblings completed with the same u: given u a completion is a function of the state, so the law is an average over u.
+
+    By inversion a completion changes only where u crosses a cumulative probability: the cube of u falls into boxes.
+    """
+    world = MaskedWorld(2, 3, 3, 0.4)
+    clean, log_w = world.posterior.exp(), world.rewards / world.alpha
+    edges = [torch.cat([clean[:, i].cumsum(-1).flatten(), torch.zeros(1)]).clamp(max=1).unique() for i in range(2)]
+    widths, middles = [e.diff() for e in edges], [(e[1:] + e[:-1]) / 2 for e in edges]
+    sides = [list(zip(*kept(w, m), strict=True)) for w, m in zip(widths, middles, strict=True)]
+    boxes = [(a * b, u, v) for (a, u), (b, v) in itertools.product(*sides)]
+
+    def rule(k, kernel, guide, candidates=4, scale=1.0):
+        if k == world.length - 1:
+            return select_one(kernel, guide, candidates)
+        total = torch.zeros_like(kernel)
+        for volume, u, v in boxes:
+            completed = categorical(world.posterior, torch.stack([u, v]))
+            total += volume * select_one(kernel, scale * log_w[world.sequence_index(completed)], candidates)
+        return total
+
+    tilt = world.tilt()
+    law = stepwise(world, tilt, rule)
+    assert law.sum().item() == pytest.approx(1, abs=1e-9)
+    faults = [
+        stepwise(world, tilt, partial(rule, candidates=3)),
+        stepwise(world, tilt, partial(rule, scale=1 / 1.1)),
+        world.law(SVDD(4), tilt),
+        contaminated(law, 0.02),
+    ]
+    shared = replace(tilt, value=Completions(1))
+    assert accept_law(draws(SVDD(4), world, shared, sample_size(law, faults), seed=7), law, faults)
+
+
+def kept(widths, middles):
+    """Widths and middles of intervals, without those that rounding made."""
+    return widths[widths > 1e-12], middles[widths > 1e-12]
 
 
 # --- what the laws have to do with p* -------------------------------------------------------------------------------

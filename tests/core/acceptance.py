@@ -138,7 +138,7 @@ def accept_means(values: Tensor, expected: Tensor, shifts: Tensor | None = None,
     return Verdict(outcome, p_value, weakest, n)
 
 
-def enough_draws(draw: Callable[[int], Tensor], shifts: Tensor, first: int = 4000, most: int = 500_000) -> Tensor:
+def enough_draws(draw: Callable[[int], Tensor], shifts: Tensor, first: int = 4000, most: int = 256_000) -> Tensor:
     """Values `[n, m]` for `accept_means`, n doubled until every fault in `shifts` `[faults, m]` would be seen.
 
     Only standard deviations decide when to stop, so the test that follows is the only look at the means.

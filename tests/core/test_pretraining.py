@@ -31,11 +31,12 @@ def batches(n, generator):
 
 def run(diffusion, settings=SETTINGS, stop=None, **options):
     """Train, at most to the given number of validations; returns what was yielded last."""
-    progress = None
+    last = None
     for count, progress in enumerate(pretrain(diffusion, batches, WORLD.sequences, settings, **options), start=1):
+        last = progress
         if count == stop:
             break
-    return progress
+    return last
 
 
 def weights(diffusion):

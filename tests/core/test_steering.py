@@ -88,6 +88,7 @@ SMC_CASES = [
     (SMC(16, threshold=1.0, tempering=0.5, resampling="residual"), "exact"),
     (SMC(4, "sum", interval=2, resampling="multinomial"), "random"),
     (SMC(16, "max", interval=3, threshold=1.0, resampling="stratified"), "exact"),
+    (SMC(4, threshold=1.0), "plug-in"),
     (SMC(1, "sum"), "plug-in"),
 ]
 VALUES = {"exact": None, "plug-in": PosteriorMean(), "random": Completions(2)}

@@ -31,14 +31,14 @@ class Pretraining:
         validate_every: steps between validations and checkpoints.
     """
 
-    steps: int = 8000
+    steps: int = 2500
     batch: int = 128
     learning_rate: float = 2e-3
     warmup: int = 200
-    weight_decay: float = 1e-2
+    weight_decay: float = 5e-2
     clip: float = 1.0
     ema: float = 0.999
-    validate_every: int = 250
+    validate_every: int = 125
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "validate_every"):

@@ -143,7 +143,7 @@ def test_argmax_selection_follows_its_law(candidates):
     faults = [
         stepwise(SMALL, tilt, argmax_of(candidates - 1)),
         stepwise(SMALL, tilt, softmax_of(candidates)),
-        contaminated(law),
+        contaminated(law, 0.02),
     ]
     size = sample_size(law, faults)
     assert accept_law(draws(method, SMALL, tilt, size, seed=4), law, faults)
@@ -186,7 +186,7 @@ def test_svdd_with_random_values_follows_its_law(world, n):
 
     tilt = world.tilt()
     law = stepwise(world, tilt, rule)
-    other = (single, log_w / 1.1) if n == 1 else (single, log_w)  # alpha off by 10 %, or one completion instead of two
+    other = (single, log_w / 1.5) if n == 1 else (single, log_w)  # values too flat, or one completion instead of two
     faults = [
         stepwise(world, tilt, partial(rule, candidates=3)),
         stepwise(world, tilt, partial(rule, joint=other[0], weight=other[1])),
@@ -206,34 +206,29 @@ def test_svdd_with_shared_random_numbers_follows_its_law():
     clean, log_w = world.posterior.exp(), world.rewards / world.alpha
     edges = [torch.cat([clean[:, i].cumsum(-1).flatten(), torch.zeros(1)]).clamp(max=1).unique() for i in range(2)]
     widths, middles = [e.diff() for e in edges], [(e[1:] + e[:-1]) / 2 for e in edges]
-    sides = [list(zip(*kept(w, m), strict=True)) for w, m in zip(widths, middles, strict=True)]
-    boxes = [(a * b, u, v) for (a, u), (b, v) in itertools.product(*sides)]
+    volume = torch.cartesian_prod(*widths).prod(-1)
+    completed = categorical(world.posterior, torch.cartesian_prod(*middles).unsqueeze(1))  # [boxes, S, L]
+    guides = log_w[world.sequence_index(completed)]
 
     def rule(k, kernel, guide, candidates=4, scale=1.0):
         if k == world.length - 1:
             return select_one(kernel, guide, candidates)
-        total = torch.zeros_like(kernel)
-        for volume, u, v in boxes:
-            completed = categorical(world.posterior, torch.stack([u, v]))
-            total += volume * select_one(kernel, scale * log_w[world.sequence_index(completed)], candidates)
-        return total
+        shape = (len(volume), *kernel.shape)
+        each = (kernel.expand(shape), scale * guides.unsqueeze(1).expand(shape))
+        picked = select_one(*(leaf.flatten(0, 1) for leaf in each), candidates)
+        return (volume.reshape(-1, 1, 1) * picked.reshape(shape)).sum(0)
 
     tilt = world.tilt()
     law = stepwise(world, tilt, rule)
     assert law.sum().item() == pytest.approx(1, abs=1e-9)
     faults = [
         stepwise(world, tilt, partial(rule, candidates=3)),
-        stepwise(world, tilt, partial(rule, scale=1 / 1.1)),
+        stepwise(world, tilt, partial(rule, scale=1 / 1.5)),
         world.law(SVDD(4), tilt),
         contaminated(law, 0.02),
     ]
     shared = replace(tilt, value=Completions(1))
     assert accept_law(draws(SVDD(4), world, shared, sample_size(law, faults), seed=7), law, faults)
-
-
-def kept(widths, middles):
-    """Widths and middles of intervals, without those that rounding made."""
-    return widths[widths > 1e-12], middles[widths > 1e-12]
 
 
 # --- what the laws have to do with p* -------------------------------------------------------------------------------

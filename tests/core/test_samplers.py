@@ -60,7 +60,7 @@ def test_first_hitting_of_another_law_is_the_mean_over_orders():
 def test_ancestral_draws_follow_its_own_law(count, generator):
     diffusion = law_of(Ancestral(), count)
     law = WORLD.base_law(diffusion)
-    faults = [contaminated(law, 0.03), *(WORLD.base_law(law_of(Ancestral(), other)) for other in {1, 2} - {count})]
+    faults = [contaminated(law, 0.05), *(WORLD.base_law(law_of(Ancestral(), other)) for other in {1, 2} - {count})]
     size = sample_size(law, faults)
     x = diffusion.sample(size, generator=generator(count))
     assert accept_law(WORLD.sequence_index(x), law, faults)
@@ -160,7 +160,7 @@ def test_confidence_draws_follow_its_own_law(generator):
     assert total_variation(law, WORLD.p) < 1e-12  # one site a step with an exact denoiser: any order is the data law
     diffusion = law_of(Confidence(), 2)
     law = WORLD.base_law(diffusion)
-    faults = [contaminated(law, 0.03), WORLD.p, WORLD.base_law(law_of(Confidence("entropy", temperature=0.9), 2))]
+    faults = [contaminated(law, 0.05), WORLD.p, WORLD.base_law(law_of(Confidence("entropy", temperature=0.9), 2))]
     x = diffusion.sample(sample_size(law, faults), generator=generator(0))
     assert accept_law(WORLD.sequence_index(x), law, faults)
 

@@ -88,14 +88,16 @@ def test_a_composed_pretraining_has_the_keys_of_its_part(part: str) -> None:
     assert set(composed.config) == {field.name for field in fields(PARTS[part])}
 
 
-def test_pretraining_has_the_defaults_of_the_library() -> None:
+def test_pretraining_makes_the_shipped_prior() -> None:
     from tiltflow.core.networks import ConvDenoiser
     from tiltflow.core.pretraining import Pretraining
+    from tiltflow.domains.dna.prior import read_prior
 
     content = options.read("part/prior")
     assert content["training"] == defaults(Pretraining)
-    network = {name: value for name, value in defaults(ConvDenoiser).items() if name not in ("vocab", "length")}
-    assert {**content["network"], "dilations": tuple(content["network"]["dilations"])} == network
+    assert set(content["network"]) == set(defaults(ConvDenoiser)) - {"vocab", "length"}
+    shipped, _ = read_prior("yeast")
+    assert {**content["network"], "vocab": 4, "length": 80} == shipped.denoiser.network.settings
 
 
 @pytest.mark.parametrize(("group", "option"), [*CHOICES, *(("part", option) for option in options.options("part"))])
@@ -108,4 +110,4 @@ def test_the_help_names_every_choice_and_key() -> None:
     assert all(f" {option} " in text for _, option in CHOICES)
     assert all(f"  {key}=" in text for key in KEYS)
     assert "method.candidates=8" in text
-    assert "training.steps=8000" in options.pretrain_help()
+    assert "training.steps=" in options.pretrain_help()

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from tiltflow import job, page, report, summary
 from tiltflow.cli import compose
+from tiltflow.scores import Scored
 from tiltflow.settings import prepare
 
 
@@ -142,13 +143,19 @@ def changed(result: job.Result, name: str, **figures: float) -> job.Result:
     return replace(result, metrics={**result.metrics, name: {**result.metrics[name], **figures}})
 
 
+def lowered(scored: Scored) -> Scored:
+    return replace(scored, reward=scored.reward - 200)
+
+
 @pytest.fixture
 def clean(result: job.Result) -> job.Result:
     """The same result with figures that raise no concern."""
     calm = {"nelbo_median": 1.3, "diversity": 0.7, "n": 3, "unique": 3}
     made = changed(changed(result, "steered", **calm), "pretrained", **calm)
     gains = {"reward_median_gain_in_natural_sd": 3.0, "heldout_median_gain_in_natural_sd": 2.0}
-    return replace(made, metrics={**made.metrics, "gain": gains}, excluded=0)
+    high = replace(result.sets["natural"], reward=result.sets["natural"].reward + 100)
+    sets = {**result.sets, "natural": high}
+    return replace(made, metrics={**made.metrics, "gain": gains}, excluded=0, sets=sets)
 
 
 def test_no_warning_without_reason(clean: job.Result) -> None:
@@ -159,7 +166,15 @@ def test_no_warning_without_reason(clean: job.Result) -> None:
     ("change", "words"),
     [
         (lambda r: changed(r, "gain", heldout_median_gain_in_natural_sd=1.4), "only by 1.4"),
-        (lambda r: changed(r, "steered", nelbo_median=1.41), "1.410 against 1.300"),
+        (
+            lambda r: changed(r, "steered", nelbo_median=1.41),
+            "less natural than samples of the model (1.410 against 1.300",
+        ),
+        (lambda r: changed(r, "steered", nelbo_median=1.19), "easier to predict"),
+        (
+            lambda r: replace(r, sets={**r.sets, "natural": lowered(r.sets["natural"])}),
+            "3 of 3 designs have a higher reward",
+        ),
         (lambda r: changed(r, "steered", diversity=0.4), "resemble each other"),
         (lambda r: changed(r, "steered", unique=1), "2 of 3 designs are copies"),
         (lambda r: replace(r, excluded=1), "1 of 3 samples break a hard rule"),
@@ -174,7 +189,7 @@ def test_each_reason_is_named(change: Callable[[job.Result], job.Result], words:
 
 def test_undefined_figures_are_dashes(clean: job.Result) -> None:
     lonely = changed(clean, "steered", diversity=None, heldout_median=None)  # type: ignore[arg-type]
-    assert dict(summary.rows(lonely.metrics))["diversity"][-1] == "-"
+    assert summary.rows(lonely.metrics)["diversity"][1][-1] == "-"
     assert "is not defined" in report._held_out(lonely)
 
 

@@ -18,15 +18,15 @@ th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; 
          white-space: pre-line; }
 th { font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.small, .faint { color: #555; font-size: 14px; }
 td.seq { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; word-break: break-all; }
 pre, code { font: 14px/1.45 ui-monospace, Menlo, Consolas, monospace; background: #f5f5f5; }
 pre { padding: .7rem 1rem; overflow-x: auto; white-space: pre-wrap; }
 code { padding: .05rem .25rem; }
 figure { margin: 1.4rem 0; }
-figure img { max-width: 100%; height: auto; }
+figure img { max-width: min(100%, 46rem); height: auto; }
 figcaption { color: #444; max-width: 46rem; }
 .warn { background: #fff4e0; border-left: 4px solid #d55e00; padding: .5rem 1rem; margin: .6rem 0; }
-small, .faint { color: #555; }
 """
 
 
@@ -71,7 +71,7 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str]) -> str:
-    """A table; `kinds` are the classes of the columns: "" for words, "n" for numbers, "seq" for sequences."""
+    """A table; `kinds` are the classes of the columns: "" for words, "n" for numbers, "seq", "small"."""
     top = "".join(f'<th class="{kind}">{escape(cell)}</th>' for cell, kind in zip(header, kinds, strict=True))
     lines = [
         "".join(f'<td class="{kind}">{escape(cell)}</td>' for cell, kind in zip(row, kinds, strict=True))

@@ -141,13 +141,14 @@ def _held_out(result: Result) -> str:
 
 def _asked(result: Result) -> Iterator[str]:
     plan, config, info = result.plan, result.plan.config, result.info
+    alpha = f"{config['alpha']:g}"
     forbidden = ", ".join(entry if entry == site else f"{entry} ({site})" for entry, site in plan.forbidden)
     asked = [
         ("Model", info["model"]),
         ("Reward", phrase(config["reward"])),
         ("Held-out reward", phrase(config["heldout"]) if config["heldout"] else "none"),
-        ("Temperature alpha", f"{config['alpha']:g}, in the reward's unit: what costs one nat of probability"),
-        ("Method", phrase(config["method"])),
+        ("Temperature alpha", f"{alpha}: a gain of {alpha} in reward outweighs a factor e in the model's probability"),
+        ("Method", f"{phrase(config['method'])}, unfinished sequences judged by {phrase(config['value'])}"),
         ("Fixed in the sampler", plan.domain.constraints or "nothing"),
         ("Forbidden on both strands", forbidden or "nothing"),
         ("Designs", f"{plan.n}, in {config['steps']} denoising steps, seed {config['seed']}"),
@@ -173,19 +174,18 @@ def phrase(node: Any) -> str:
 
 def _came_out(result: Result) -> Iterator[str]:
     sets = [name for name in summary.SETS if name in result.metrics]
+    columns, kinds = ["", *sets, "meaning"], ["", *("n" for _ in sets), "small"]
+    meanings = getattr(_domain_module(result, "metrics"), "METRICS", {})
     yield page.heading("What came out")
-    yield page.table(["", *sets], [[w, *f] for w, f in summary.rows(result.metrics)], ["", *("n" for _ in sets)])
+    rows = summary.rows(result.metrics).items()
+    yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)
     described = [("natural", "natural sequences, most of which the model was trained on")] * ("natural" in sets)
     described += [("pretrained", "samples of the model as it is"), ("steered", "the designs")]
     yield page.bullets(f"{name}: {words}" for name, words in described)
-    meanings = getattr(_domain_module(result, "metrics"), "METRICS", {})
-    all_rows = [[key, *(_cell(result.metrics[s].get(key)) for s in sets), meaning] for key, meaning in meanings.items()]
-    present = [row for row in all_rows if set(row[1:-1]) != {"-"}]
-    columns = ["figure", *sets, "meaning"]
-    if present:
-        yield page.details(
-            "All figures, and what they mean", page.table(columns, present, ["", *("n" for _ in sets), ""])
-        )
+    figures = {key: [result.metrics[name].get(key) for name in sets] for key in meanings}
+    others = [[key, *map(_cell, row), meanings[key]] for key, row in figures.items() if row != [None] * len(sets)]
+    if others:
+        yield page.details("All figures", page.table(columns, others, kinds))
 
 
 def _cell(value: Any) -> str:

@@ -99,9 +99,12 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """The reward in words, for figures."""
-        own, given = reward_name(self.tilt.reward_function), self.names["reward"]
-        return given if own == type(self.tilt.reward_function).__name__ else own
+        """The reward in a few words, for figures: its name, and the texts it was given, such as the medium."""
+        node, own = self.config["reward"], reward_name(self.tilt.reward_function)
+        if own != type(self.tilt.reward_function).__name__:
+            return own
+        words = [value for key, value in node.items() if isinstance(value, str) and not key.startswith("_")]
+        return self.names["reward"] + (f" ({', '.join(words)})" if words else "")
 
     @property
     def n(self) -> int:

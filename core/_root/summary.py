@@ -16,8 +16,8 @@ ROWS = (
     ("reward_top_decile_mean", "reward, mean of the best tenth", ".2f"),
     ("heldout_median", "held-out reward, median", ".2f"),
     ("heldout_of_reward_top_decile", "held-out reward of the best tenth by reward", ".2f"),
-    ("kmer3_both_strands_correlation", "3-mer correlation with natural", ".3f"),
-    ("kmer6_both_strands_correlation", "6-mer correlation with natural", ".3f"),
+    ("kmer3_correlation", "3-mer correlation with natural", ".3f"),
+    ("kmer6_correlation", "6-mer correlation with natural", ".3f"),
     ("motif_correlation", "motif correlation with natural", ".3f"),
     ("nelbo_median", "NELBO (nats per base), median", ".3f"),
     ("nearest_hamming_median", "bases to the nearest natural one, median", ".0f"),
@@ -29,7 +29,7 @@ ROWS = (
 BRIEF = {
     "reward_median": "reward",
     "heldout_median": "held-out",
-    "kmer3_both_strands_correlation": "3-mers",
+    "kmer3_correlation": "3-mers",
     "nelbo_median": "NELBO",
     "diversity": "diversity",
 }
@@ -43,15 +43,14 @@ def number(value: Any, form: str) -> str:
     return format(round(value) if form.endswith("d") else value, form)
 
 
-def rows(metrics: Mapping[str, Any], keys: Container[str] | None = None) -> list[tuple[str, list[str]]]:
-    """(words, one figure for each set) for every row that any set has a figure for."""
+def rows(metrics: Mapping[str, Any], keys: Container[str] | None = None) -> dict[str, tuple[str, list[str]]]:
+    """By key, words and one figure for each set, wherever any set has a figure."""
     sets = [metrics[name] for name in SETS if name in metrics]
-    wanted = [row for row in ROWS if keys is None or row[0] in keys]
-    return [
-        (words, [number(each.get(key), form) for each in sets])
-        for key, words, form in wanted
-        if any(each.get(key) is not None for each in sets)
-    ]
+    return {
+        key: (words, [number(each.get(key), form) for each in sets])
+        for key, words, form in ROWS
+        if (keys is None or key in keys) and any(each.get(key) is not None for each in sets)
+    }
 
 
 def table(result: Result) -> Table:
@@ -63,7 +62,7 @@ def table(result: Result) -> Table:
     for name in SETS:
         if name in result.metrics:
             shown.add_column(name, justify="right")
-    for words, figures in rows(result.metrics, BRIEF):
+    for words, figures in rows(result.metrics, BRIEF).values():
         shown.add_row(words, *figures)
     return shown
 
@@ -90,7 +89,7 @@ def _differing(commands: Sequence[str]) -> list[str]:
 
 def warnings(result: Result) -> list[str]:
     """What a reader must know before trusting the designs, from the figures of this very run."""
-    return [text for check in (_early, _excluded, _exploited, _unnatural, _alike) if (text := check(result))]
+    return [text for check in (_early, _excluded, _exploited, _beyond, _unnatural, _alike) if (text := check(result))]
 
 
 def _early(result: Result) -> str:
@@ -122,14 +121,28 @@ def _exploited(result: Result) -> str:
     )
 
 
-def _unnatural(result: Result) -> str:
-    before, after = (result.metrics[name].get("nelbo_median") for name in ("pretrained", "steered"))
-    if before is None or after is None or after < before + 0.1:
+def _beyond(result: Result) -> str:
+    natural = result.sets.get("natural")
+    if natural is None or not bool(natural.reward.isfinite().any()):
+        return ""
+    best = float(natural.reward[natural.reward.isfinite()].max())
+    above = int((result.sets["steered"].reward > best).sum())
+    if 2 * above < len(result.sets["steered"]):
         return ""
     return (
-        f"The designs are less natural than samples of the model: {after:.3f} against {before:.3f} nats per base. "
-        "A larger alpha keeps them closer."
+        f"{above} of {len(result.sets['steered'])} designs have a higher reward than any of {len(natural)} natural sequences "
+        f"({best:.2f}). A learned reward extrapolates there: take its order seriously, and its numbers with caution."
     )
+
+
+def _unnatural(result: Result) -> str:
+    before, after = (result.metrics[name].get("nelbo_median") for name in ("pretrained", "steered"))
+    if before is None or after is None or abs(after - before) < 0.1:
+        return ""
+    figures = f"({after:.3f} against {before:.3f} nats per base)"
+    if after < before:
+        return f"The model finds the designs easier to predict than its own samples {figures}: look for repeats and long runs."
+    return f"The designs are less natural than samples of the model {figures}. A larger alpha keeps them closer."
 
 
 def _alike(result: Result) -> str:

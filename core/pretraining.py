@@ -123,7 +123,11 @@ class _Run:
         settings, process = self.settings, self.diffusion.process
         x0 = batches(settings.batch, self.generator).to(self.diffusion.device)
         noised = process.noise(x0, generator=self.generator)
-        elbo = process.elbo(self.model(noised.x, noised.t), x0, noised.x, noised.t)
+        # Dropout draws from the global generator: seeded here, so that a run is the same by its seed, resumed or not.
+        with torch.random.fork_rng(devices=[x0.device] if x0.is_cuda else []):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+            clean = self.model(noised.x, noised.t)
+        elbo = process.elbo(clean, x0, noised.x, noised.t)
         loss = -(noised.importance * elbo).mean() / self.sites
         if not math.isfinite(loss.item()):
             raise FloatingPointError(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .blackbox import BlackBox, BlackBoxError
     from .compose import Require, Sum, Target, Term
     from .expression import expression
+    from .learned import fitted
     from .motifs import MotifOccupancy
     from .sequences import ForbiddenSites, GcWindow, Homopolymer, MaxEdits, Repeats
 
@@ -31,12 +32,14 @@ __all__ = [
     "Target",
     "Term",
     "expression",
+    "fitted",
 ]
 
 _HOMES = {
     "blackbox": ("BlackBox", "BlackBoxError"),
     "compose": ("Require", "Sum", "Target", "Term"),
     "expression": ("expression",),
+    "learned": ("fitted",),
     "motifs": ("MotifOccupancy",),
     "sequences": ("ForbiddenSites", "GcWindow", "Homopolymer", "MaxEdits", "Repeats"),
 }

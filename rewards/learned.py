@@ -34,6 +34,7 @@ __all__ = [
     "agreement",
     "fit_cnn",
     "fit_kmer_ridge",
+    "fitted",
     "load",
     "pearson",
     "spearman",
@@ -139,6 +140,16 @@ def load(path: str | Path) -> CnnRegressor | KmerRidge:
         return kind.restore(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StorageError(f"{path} does not hold a whole {kind.kind}: {error}. Fit or download it again.") from error
+
+
+def fitted(file: str | Path, name: str | None = None) -> Predicted:
+    """One head of a predictor in a file, as a reward; with a single head no name is needed.
+
+    Raises:
+        FileNotFoundError, StorageError: see `load`.
+        ValueError: no such head, or a name is needed; lists those there are.
+    """
+    return load(file).reward(name)
 
 
 def fit_cnn(

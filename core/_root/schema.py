@@ -244,6 +244,8 @@ def blame(key: str, node: Mapping[str, Any], error: BaseException) -> str:
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of the arguments; none where they name something that is imported for type checkers only."""
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        # Of a dataclass the class itself: its fields may be inherited from another module, with that module's names.
+        plain_class = inspect.isclass(target) and not is_dataclass(target)
+        return typing.get_type_hints(target.__init__ if plain_class else target)
     except (NameError, TypeError, AttributeError):
         return {}

@@ -62,26 +62,33 @@ def log_mean_exp(x: Tensor, dim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Completions:
-    """alpha log (1/n) sum_j exp(r(x0_j) / alpha), x0_j drawn from the clean estimate, all sites at once. The default.
+    """alpha log (1/n) sum_j exp(r(x0_j) / alpha), x0_j drawn from a clean estimate, all sites at once. The default.
 
-    exp(V / alpha) is then unbiased for E[exp(r / alpha)] under the factorised estimate, whatever n. Costs one forward row
-    and n reward calls a point. Discrete states only.
+    exp(V / alpha) is then unbiased for E[exp(r / alpha)] under that factorised estimate, whatever n. Costs n reward calls a
+    point. Discrete states only.
 
-    With `shared`, candidates that compete for one place (SVDD) are completed with the same random numbers: their values
-    then differ by what they are and not by luck, and unchanged candidates cost no reward call. Weights stay exact, since any
-    positive potential does; the law of the unweighted draws differs from that of independent noise.
+    Candidates that compete for one place (SVDD) are compared on equal terms: with `shared` they are completed with the same
+    random numbers, so that their values differ by what they are and not by luck, and an unchanged candidate costs no
+    reward call. With `estimate="parent"` they are completed from the estimate of the state they all came from, which
+    is at hand: then no candidate costs a forward, only the one that is kept. Weights stay exact in any case, since any
+    positive potential leaves them so; the law of the unweighted draws is each choice's own.
 
     Args:
         n: completions a point; more lower the variance.
         shared: common random numbers among siblings.
+        estimate: "parent", or "own" (the estimate at the candidate itself, one forward row each). Points without siblings,
+            and processes without a mask, always have their own.
     """
 
     n: int = 1
     shared: bool = True
+    estimate: Literal["parent", "own"] = "parent"
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise ValueError(f"Completions(n={self.n!r}): expected an integer of at least 1.")
+        if self.estimate not in ("parent", "own"):
+            raise ValueError(f"Completions(estimate={self.estimate!r}): expected 'parent' or 'own'.")
 
     def evaluate(
         self,
@@ -94,10 +101,16 @@ class Completions:
         siblings: int = 1,
     ) -> Evaluation:
         _need_discrete(x, "Completions", "PosteriorMean")
-        clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
+        mask = getattr(tilt.diffusion.process, "mask", None)
+        inherited = self.estimate == "parent" and siblings > 1 and known is not None and mask is not None
         copies = siblings if self.shared else 1
-        u = uniform((self.n, len(x) // copies, *x.shape[1:]), x, generator).repeat_interleave(copies, 1)
-        completed = categorical(clean, u)
+        u = uniform((self.n, len(x) // copies, *x.shape[1:]), x, generator)
+        if inherited and known is not None:
+            completed = categorical(known.clean[::copies], u).repeat_interleave(copies, 1)
+            completed, clean = torch.where(x == mask, completed, x), None
+        else:
+            clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
+            completed = categorical(clean, u.repeat_interleave(copies, 1))
         rewards = tilt.reward(completed.flatten(0, 1)).reshape(self.n, len(x))
         return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 0), clean)
 

@@ -40,8 +40,8 @@ class SVDD(Steering):
     log mean_m exp(V_m / alpha) - V_previous / alpha at each step (nested SMC, Naesseth et al. 2015), so that weighted
     averages are unbiased for Z E*[f] with any value. Not to be confused with best-of-N, which chooses among finished samples.
 
-    Cost per step and sample: at most M forward rows (the chosen candidate's clean estimate serves the next step) and M
-    calls of the value.
+    Cost per step and sample: at most M forward rows, or one where the value needs none (`Completions` by default), and M
+    calls of the value; the chosen candidate's clean estimate serves the next step.
 
     Args:
         candidates: M, at least 1. M = 1 gives the base law.
@@ -71,11 +71,19 @@ class SVDD(Steering):
         return replace(
             state,
             x=candidates[pick],
-            clean=None if found.clean is None else found.clean[pick],
+            clean=self._estimate(tilt, candidates[pick], s, found.clean, pick, Known(state.x, clean)),
             value=found.value[pick],
             log_weights=self._weigh(state, log_h),
             log_potential=log_h.flatten()[pick],
         )
+
+    def _estimate(
+        self, tilt: Tilt, x: Tensor, s: float, found: Tensor | None, pick: Tensor, known: Known
+    ) -> Tensor | None:
+        """The clean estimate at the candidates that were kept: the value's where it made one, else one forward row each."""
+        if s <= 0:
+            return None
+        return tilt.diffusion.clean(x, s, tilt.cond, known=known, distinct=True) if found is None else found[pick]
 
     def _select(self, log_h: Tensor, generator: torch.Generator | None) -> Tensor:
         rule = self.selection if callable(self.selection) else SELECTIONS[self.selection]

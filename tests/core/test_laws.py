@@ -193,11 +193,12 @@ def test_svdd_with_random_values_follows_its_law(world, n):
         world.law(SVDD(4), tilt),
         contaminated(law, 0.02),
     ]
-    random = replace(tilt, value=Completions(n, shared=False))
+    random = replace(tilt, value=Completions(n, shared=False, estimate="own"))
     assert accept_law(draws(SVDD(4), world, random, sample_size(law, faults), seed=6), law, faults)
 
 
-def test_svdd_with_shared_random_numbers_follows_its_law():
+@pytest.mark.parametrize("estimate", ["own", "parent"])
+def test_svdd_with_shared_random_numbers_follows_its_law(estimate):
     """Siblings completed with the same u: given u a completion is a function of the state, so the law is an average over u.
 
     By inversion a completion changes only where u crosses a cumulative probability: the cube of u falls into boxes.
@@ -208,13 +209,16 @@ def test_svdd_with_shared_random_numbers_follows_its_law():
     widths, middles = [e.diff() for e in edges], [(e[1:] + e[:-1]) / 2 for e in edges]
     volume = torch.cartesian_prod(*widths).prod(-1)
     completed = categorical(world.posterior, torch.cartesian_prod(*middles).unsqueeze(1))  # [boxes, S, L]
+    completed = completed.unsqueeze(1)  # [boxes, 1, S, L]: of the candidate alone
+    if estimate == "parent":  # [boxes, parent, candidate, L]: the parent's completion under the candidate's tokens
+        completed = torch.where(world.states == world.vocab, completed.transpose(1, 2), world.states)
     guides = log_w[world.sequence_index(completed)]
 
     def rule(k, kernel, guide, candidates=4, scale=1.0):
         if k == world.length - 1:
             return select_one(kernel, guide, candidates)
         shape = (len(volume), *kernel.shape)
-        each = (kernel.expand(shape), scale * guides.unsqueeze(1).expand(shape))
+        each = (kernel.expand(shape), scale * guides.expand(shape))
         picked = select_one(*(leaf.flatten(0, 1) for leaf in each), candidates)
         return (volume.reshape(-1, 1, 1) * picked.reshape(shape)).sum(0)
 
@@ -227,7 +231,7 @@ def test_svdd_with_shared_random_numbers_follows_its_law():
         world.law(SVDD(4), tilt),
         contaminated(law, 0.02),
     ]
-    shared = replace(tilt, value=Completions(1))
+    shared = replace(tilt, value=Completions(1, estimate=estimate))
     assert accept_law(draws(SVDD(4), world, shared, sample_size(law, faults), seed=7), law, faults)
 
 

@@ -110,6 +110,7 @@ def test_impossible_particles_are_never_copied(scheme, choose):
         for u in EXTREMES:
             choose(u)
             index = RESAMPLING[scheme](log_weights, None)
+            assert bool(((index >= 0) & (index < 4)).all()), (dead, u)
             assert not bool(torch.isin(index, torch.tensor(dead)).any()), (dead, u)
 
 

@@ -10,7 +10,6 @@ from tiltflow.core import Denoiser, Diffusion, Subs
 from tiltflow.core.networks import ConvDenoiser
 from tiltflow.core.pretraining import Pretraining, pretrain
 from tiltflow.core.processes import Masked
-from tiltflow.core.schedules import Polynomial
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
 from tiltflow.core.worlds import MaskedWorld
 
@@ -18,11 +17,9 @@ WORLD = MaskedWorld(3, 3, seed=3)
 SETTINGS = Pretraining(steps=60, batch=16, learning_rate=0.01, warmup=5, validate_every=20)
 
 
-def make(seed=0, network=None, schedule=None):
+def make(seed=0, network=None):
     torch.manual_seed(seed)
-    network = network or ConvDenoiser(3, 3, channels=8, kernel=3, dilations=(1,))
-    process = Masked(3, schedule) if schedule else Masked(3)
-    return Diffusion(process, network, (3,))
+    return Diffusion(Masked(3), network or ConvDenoiser(3, 3, channels=8, kernel=3, dilations=(1,)), (3,))
 
 
 def batches(n, generator):
@@ -148,14 +145,6 @@ def test_the_result_is_in_evaluation_mode_and_has_its_buffers():
     assert not diffusion.denoiser.network.training
     assert int(diffusion.denoiser.network.norm.num_batches_tracked) == 60
     assert float(diffusion.denoiser.network.norm.running_mean.abs().max()) > 0.01
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_schedule_whose_derivative_vanishes_trains_too(seed):
-    """In float32 its weight was NaN for small times, about once in thirty batches, and one NaN ruins every weight."""
-    diffusion = make(schedule=Polynomial(2.0))
-    run(diffusion, replace(SETTINGS, batch=128), seed=seed)
-    assert all(bool(tensor.isfinite().all()) for tensor in weights(diffusion).values())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

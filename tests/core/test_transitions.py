@@ -218,7 +218,8 @@ def test_unmasking_never_draws_an_impossible_token(chosen_uniforms):
         stay = torch.tensor([[0.25 + k * 2.0**-54]], dtype=torch.float64)
         for u in EXTREMES:
             chosen_uniforms(u)
-            assert UnmaskingTransition(torch.tensor([[2]]), clean, stay).sample().item() in (0, 2)
+            drawn = UnmaskingTransition(torch.tensor([[2]]), clean, stay).sample().item()
+            assert drawn == (2 if u < stay else 0), (k, u)
 
 
 def test_dense_log_probs_keep_rare_moves_in_float32():

@@ -140,7 +140,7 @@ def test_a_right_job_has_no_problem(problems: Callable[..., dict[str, str]]) -> 
         ("reward.low=0.9", "reward", "0 <= low <= high <= 1"),
         ("reward.low=little", "reward.low", "expected a number"),
         ("reward.window=200", "reward", "expected at most that many"),
-        ("value.n=0", "value", "at least 1"),
+        ("value={_target_: tiltflow.core.Rollout, n: 0}", "value", "at least 1"),
         ("value=mean", "value", "no choice 'mean'"),
         ("domain=rna", "domain", "did you mean dna?"),
         ("domain.template=NNXN", "domain.template", "X"),

@@ -149,9 +149,9 @@ class Diffusion:
             raise ValueError(
                 f"allowed is {allowed.dtype} {tuple(allowed.shape)}; expected bool {(*self.shape, vocab)}, tokens last."
             )
-        denoiser = self.denoiser
+        allowed, denoiser = allowed.to(self.device), self.denoiser
         if isinstance(denoiser, Restricted):
-            allowed, denoiser = allowed & denoiser.allowed.to(allowed.device), denoiser.denoiser
+            allowed, denoiser = allowed & denoiser.allowed, denoiser.denoiser
         empty = (~allowed.any(-1)).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"No token is allowed at site(s) {empty[:10]} (counted from 0).")

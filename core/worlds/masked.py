@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -37,7 +37,6 @@ class MaskedWorld:
     vocab: int = 3
     seed: int = 0
     alpha: float = 0.5
-    _table: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 2 <= self.length <= 8 or not 2 <= self.vocab <= 5 or (self.vocab + 1) ** self.length > 2_000_000:

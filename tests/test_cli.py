@@ -328,7 +328,7 @@ def test_terms_of_a_composite_are_reached_by_number() -> None:
 
 def test_composing_does_not_remember_earlier_values() -> None:
     assert config("method.candidates=3")["method"]["candidates"] == 3
-    assert config()["method"]["candidates"] == 8
+    assert config()["method"]["candidates"] == 16
 
 
 def test_many_runs_are_the_product_of_the_lists() -> None:
@@ -379,7 +379,7 @@ def test_config_prints_everything_and_runs_nothing(
     assert main(["--config", "reward=gc", "n=3", f"domain.prior={tiny_prior}", f"out={tmp_path}"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["n"] == 3
-    assert printed["method"] == {"_target_": "tiltflow.core.SVDD", "candidates": 8, "selection": "softmax"}
+    assert printed["method"] == {"_target_": "tiltflow.core.SVDD", "candidates": 16, "selection": "softmax"}
     assert list(tmp_path.iterdir()) == []
 
 

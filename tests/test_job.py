@@ -42,7 +42,15 @@ def planned(tiny_prior: Path, tmp_path: Path) -> Callable[..., Plan]:
     """`planned(*arguments)` -> a small job, checked and built."""
 
     def plan(*arguments: str) -> Plan:
-        small = ["reward=gc", "n=4", "steps=6", "natural=16", f"domain.prior={tiny_prior}", f"out={tmp_path / 'runs'}"]
+        small = [
+            "reward=gc",
+            "n=4",
+            "steps=6",
+            "natural=16",
+            "pretrained=4",
+            f"domain.prior={tiny_prior}",
+            f"out={tmp_path / 'runs'}",
+        ]
         composed = compose([*small, *arguments])
         return prepare(composed.config, names=composed.choices, command="tiltflow", problems=composed.problems)
 

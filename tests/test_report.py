@@ -52,6 +52,7 @@ def result(tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> job.Re
         "n=3",
         "steps=4",
         "natural=8",
+        "pretrained=3",
         f"domain.prior={tiny_prior}",
         f"out={tmp_path_factory.mktemp('runs')}",
     ]
@@ -81,7 +82,7 @@ def test_it_says_what_was_asked_in_its_parsed_form(html: str) -> None:
     assert "read as N20 TATAWAW N53" in text
     assert "BsaI (GGTCTC)" in text
     assert "GcWindow(low=0.45, high=0.55)" in text
-    assert "SVDD(candidates=8, selection=softmax)" in text
+    assert "SVDD(candidates=16, selection=softmax)" in text
     assert "none, untrained" in text
     assert "tiltflow n=3 'a <b>'" in text
     assert "<b>" not in html.replace("<body>", "").replace("<br>", "")

@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     from .domains import Domain
     from .settings import Plan
 
-DRAWS, DRAWS_NATURAL = (
-    16,
-    8,
-)  # noise levels behind the NELBO of each sequence; natural ones are many and only a backdrop
-BASELINE, AT_ONCE = 512, 64  # pretrained samples at most, and how many at a time
+DRAWS, BACKDROP_DRAWS = 16, 8  # noise levels behind the NELBO of a sequence; natural ones are many and only a backdrop
+AT_ONCE = 64  # pretrained samples drawn together
 PATIENCE = 5.0  # seconds between two writings of the finished batches: each writes them all
 
 
@@ -116,9 +113,9 @@ def _run(plan: Plan, folder: Path, info: dict[str, Any], console: Console) -> Re
 
 
 def _pretrained(plan: Plan) -> Scored:
-    """Unguided samples, as many as designs are wanted (within reason), with their rewards."""
+    """Unguided samples with their rewards; their number is a key of its own, since a median of few is far off."""
     generator, diffusion = stream(plan, "pretrained"), plan.domain.diffusion
-    n = min(plan.n, BASELINE)
+    n = int(plan.config["pretrained"])
     sizes = [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
     pieces = [diffusion.sample(size, generator=generator) for size in sizes]
     return score(plan, torch.cat(pieces))
@@ -168,7 +165,7 @@ def _judged(plan: Plan, pretrained: Scored, steered: Scored) -> dict[str, Scored
     """All sets with their naturalness."""
     generator = stream(plan, "comparison")
     found = natural(plan.domain, plan.config["natural"], generator)
-    sets = {} if found is None else {"natural": naturalness(plan, score(plan, found), DRAWS_NATURAL, generator)}
+    sets = {} if found is None else {"natural": naturalness(plan, score(plan, found), BACKDROP_DRAWS, generator)}
     for name, each in (("pretrained", pretrained), ("steered", steered)):
         sets[name] = naturalness(plan, each, DRAWS, generator)
     return sets

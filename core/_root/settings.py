@@ -29,6 +29,7 @@ KEYS = {
     "alpha": "temperature in the reward's own unit, small is greedy; each reward has its default",
     "steps": "denoising steps",
     "batch": "designs steered at once; what is finished is kept whatever happens to the rest",
+    "pretrained": "unguided samples to compare with",
     "natural": "natural sequences to compare with, 0 for none",
     "out": "folder for the run folders",
     "failures": "a reward of NaN: raise stops the run, exclude leaves the sample out",
@@ -69,6 +70,7 @@ class Design:
     alpha: float
     steps: int
     batch: int
+    pretrained: int
     natural: int
     failures: Literal["raise", "exclude"]
     out: str
@@ -122,6 +124,7 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n": (lambda n: n >= 1, "a whole number of at least 1"),
     "steps": (lambda n: n >= 1, "a whole number of at least 1"),
     "batch": (lambda n: n >= 1, "a whole number of at least 1"),
+    "pretrained": (lambda n: n >= 1, "a whole number of at least 1"),
     "natural": (lambda n: n >= 0, "a whole number of at least 0"),
     "seed": (lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1"),
     "alpha": (lambda a: a > 0 and math.isfinite(a), "a positive number, in the reward's own unit"),

@@ -49,7 +49,7 @@ class SVDD(Steering):
             Only softmax has weights; the others return zeros.
     """
 
-    candidates: int = 8
+    candidates: int = 16
     selection: str | Selection = "softmax"
 
     def __post_init__(self) -> None:

@@ -13,13 +13,16 @@ body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; 
 h1 { font-size: 1.6rem; line-height: 1.25; margin-bottom: .3rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
 p.lead { font-size: 1.1rem; margin-top: .4rem; }
+div.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee;
          white-space: pre-line; }
 th { font-weight: 600; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n { max-width: 9rem; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; }
 td.small, .faint { color: #555; font-size: 14px; }
-td.seq { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; word-break: break-all; }
+td.seq { font: 12px/1.8 ui-monospace, Menlo, Consolas, monospace; white-space: nowrap; }
 pre, code { font: 14px/1.45 ui-monospace, Menlo, Consolas, monospace; background: #f5f5f5; }
 pre { padding: .7rem 1rem; overflow-x: auto; white-space: pre-wrap; }
 code { padding: .05rem .25rem; }
@@ -78,7 +81,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[
         for row in rows
     ]
     head = f"<tr>{top}</tr>" if any(header) else ""
-    return "<table>" + head + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>{head}{body}</table></div>'
 
 
 def picture(path: Path, caption: str) -> str:

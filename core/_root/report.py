@@ -145,7 +145,7 @@ def _asked(result: Result) -> Iterator[str]:
     forbidden = ", ".join(entry if entry == site else f"{entry} ({site})" for entry, site in plan.forbidden)
     asked = [
         ("Model", info["model"]),
-        ("Reward", phrase(config["reward"])),
+        ("Reward", _terms(config["reward"])),
         ("Held-out reward", phrase(config["heldout"]) if config["heldout"] else "none"),
         ("Temperature alpha", f"{alpha}: a gain of {alpha} in reward outweighs a factor e in the model's probability"),
         ("Method", f"{phrase(config['method'])}, unfinished sequences judged by {phrase(config['value'])}"),
@@ -160,6 +160,11 @@ def _asked(result: Result) -> Iterator[str]:
         "the model finds plausible."
     )
     yield page.table(["", ""], asked, ["", ""])
+
+
+def _terms(node: Mapping[str, Any]) -> str:
+    """A reward in words, a line for each term of a sum."""
+    return "\n".join(map(phrase, node["terms"])) if isinstance(node.get("terms"), list) else phrase(node)
 
 
 def phrase(node: Any) -> str:
@@ -194,15 +199,16 @@ def _cell(value: Any) -> str:
 
 def _designs(result: Result) -> Iterator[str]:
     best = result.sets["steered"].rows(_first(len(result.sets["steered"])))
-    columns = {"reward": best.reward, **best.columns}
-    header = ["", "sequence", *columns]
+    # A rule that all of them keep says nothing here.
+    columns = {name: values for name, values in best.columns.items() if not bool((values == 0).all())}
+    columns = {"reward": best.reward, **{name.removeprefix("part_"): values for name, values in columns.items()}}
     texts = result.plan.domain.codec.decode(best.x)
     figures = zip(*(column.tolist() for column in columns.values()), strict=True)
     lines = [
         [str(i), text, *(f"{v:.2f}" for v in row)] for i, (text, row) in enumerate(zip(texts, figures, strict=True), 1)
     ]
     yield page.heading(f"The {len(best)} designs of highest reward")
-    yield page.table(header, lines, ["n", "seq", *("n" for _ in columns)])
+    yield page.table(["", "sequence", *columns], lines, ["n", "seq", *("n" for _ in columns)])
     yield page.paragraph("All designs are in samples.fasta, and with every figure in samples.csv, the best first.")
 
 
@@ -218,7 +224,7 @@ def _end(result: Result) -> Iterator[str]:
     yield page.paragraph(
         f"{cost.forward_rows:,} sequences through the network and {cost.reward_calls:,} evaluations of the reward in "
         f"{cost.seconds:.1f} seconds of steering; {info['seconds']:.0f} seconds in all, on {info['device']} with "
-        f"{info['threads']} threads. {_failures(cost.reward_failures)}"
+        f"{info['threads']} thread{'s' * (info['threads'] != 1)}. {_failures(cost.reward_failures)}"
     )
     yield page.heading("How to do it again")
     yield page.code(result.plan.command or "See config.yaml in the run folder.")

@@ -153,6 +153,7 @@ class Restricted(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.time_invariant = bool(denoiser.time_invariant)
+        self.log_allowed: Tensor
         self.register_buffer("log_allowed", torch.where(allowed, 0.0, -math.inf))
 
     @property

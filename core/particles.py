@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ class Particles:
         per_row = {"x", "clean", "value", "log_weights", "log_potential"}
         taken = {f.name: getattr(self, f.name) for f in fields(self) if f.name in per_row}
         assert all(leaf is None or len(leaf) == rows for leaf in taken.values())
-        return replace(self, **{name: None if leaf is None else leaf[index] for name, leaf in taken.items()})
+        picked: dict[str, Any] = {name: None if leaf is None else leaf[index] for name, leaf in taken.items()}
+        return replace(self, **picked)
 
 
 def ess(log_weights: Tensor) -> Tensor:

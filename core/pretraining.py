@@ -148,8 +148,8 @@ class _Run:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
-        for kept, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(new)
+        for buffer, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            buffer.copy_(current)
 
     @torch.no_grad()
     def validate(self, validation: Tensor) -> float:

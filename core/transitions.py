@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ class Transition(Protocol):
         """Log density or mass of x `[..., B, *shape]`, summed over sites: `[..., B]`."""
         ...
 
-    def kl(self, other: Transition) -> Tensor:
-        """KL(self || other) in nats, `[B]`, in closed form; the step size is part of both laws."""
+    def kl(self, other: Any) -> Tensor:
+        """KL(self || other) in nats, `[B]`, in closed form, for another of the same class; the step size is part of both."""
         ...
 
     def tilt(self, log_h: Tensor) -> Transition:
@@ -151,7 +151,7 @@ class UnmaskingTransition(CategoricalTransition):
         object.__setattr__(self, "stay", stay)
 
     @property
-    def log_probs(self) -> Tensor:  # type: ignore[override]
+    def log_probs(self) -> Tensor:
         """`[B, L, K + 1]`, the mask last."""
         vocab = self.clean.shape[-1]
         masked = (self.x == vocab).unsqueeze(-1)

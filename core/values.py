@@ -102,12 +102,13 @@ class Completions:
     ) -> Evaluation:
         _need_discrete(x, "Completions", "PosteriorMean")
         mask = getattr(tilt.diffusion.process, "mask", None)
-        inherited = self.estimate == "parent" and siblings > 1 and known is not None and mask is not None
+        inherited = self.estimate == "parent" and siblings > 1
         copies = siblings if self.shared else 1
         u = uniform((self.n, len(x) // copies, *x.shape[1:]), x, generator)
-        if inherited and known is not None:
+        clean: Tensor | None = None
+        if inherited and known is not None and mask is not None:
             completed = categorical(known.clean[::copies], u).repeat_interleave(copies, 1)
-            completed, clean = torch.where(x == mask, completed, x), None
+            completed = torch.where(x == mask, completed, x)
         else:
             clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
             completed = categorical(clean, u.repeat_interleave(copies, 1))

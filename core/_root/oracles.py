@@ -84,13 +84,13 @@ class Oracles(Part):
         motifs = read_pfms(self.motifs) if self.motifs else ()
         rows = {name: torch.from_numpy(fold == name) for name in ("A", "B", "test")}
         half = {name: (found.tokens[kept], labels[kept]) for name, kept in rows.items()}
-        common = {"names": self.labels, "generator": torch.Generator().manual_seed(self.seed)}
+        common: dict[str, Any] = {"names": self.labels, "generator": torch.Generator().manual_seed(self.seed)}
         with bar("epochs", self.fit.epochs, console) as on_epoch:
             groups = family[fold == "A"]
             cnn = fit_cnn(*half["A"], settings=self.fit, motifs=motifs, groups=groups, on_epoch=on_epoch, **common)
         ridge = fit_kmer_ridge(*half["B"], groups=family[fold == "B"], **common)
-        models = zip(self.names, (cnn, ridge), strict=True)
-        return {name: self._keep(name, model, *half["test"]) for name, model in models}
+        made: tuple[CnnRegressor | KmerRidge, ...] = (cnn, ridge)
+        return {name: self._keep(name, model, *half["test"]) for name, model in zip(self.names, made, strict=True)}
 
     def _split(self, tokens: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Family and fold of each row: no relatives (a shared 20-mer, or 70 % of the positions) cross."""

@@ -28,7 +28,7 @@ def wrap(network: ConvDenoiser, steps: int = 64) -> Diffusion:
     process = Masked(len(ALPHABET))
     whole = process.parameterise(network)
     denoiser = Denoiser(whole.network, whole.parameterisation, max_rows=MAX_ROWS)
-    return Diffusion(process, denoiser, (network.settings["length"],), steps=steps)
+    return Diffusion(process, denoiser, (network.trunk.length,), steps=steps)
 
 
 def save_prior(path: str | Path, diffusion: Diffusion, facts: Mapping[str, Any]) -> None:

@@ -127,8 +127,8 @@ def accept_means(values: Tensor, expected: Tensor, shifts: Tensor | None = None,
         shifts: how far each fault moves each mean, `[faults, m]`; a fault must be noticed in one column at least.
     """
     n, columns = values.shape
-    error = values.double().std(0) / math.sqrt(n)
-    z = ((values.double().mean(0) - expected) / error.clamp(min=1e-300)).abs().amax()
+    error = (values.double().std(0) / math.sqrt(n)).clamp(min=1e-300)  # 0 where an outcome is impossible
+    z = ((values.double().mean(0) - expected) / error).abs().amax()
     limit = normal_quantile(alarm / 2 / columns)
     weakest = 0.0
     if shifts is not None:
@@ -145,7 +145,10 @@ def enough_draws(draw: Callable[[int], Tensor], shifts: Tensor, first: int = 400
     """
     values = draw(first)
     limit = normal_quantile(ALARM / 2 / values.shape[1]) + normal_quantile(MISS)
-    while float((limit * values.std(0) / shifts.abs()).amin(1).amax()) ** 2 > len(values) < most:
+    while len(values) < most:
+        hardest = float((shifts.abs() / values.std(0).clamp(min=1e-300)).amax(1).amin())  # in standard deviations
+        if hardest * math.sqrt(len(values)) > limit:
+            break
         values = torch.cat([values, draw(len(values))])
     return values
 

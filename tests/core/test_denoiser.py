@@ -235,6 +235,16 @@ def test_whether_time_matters_is_read_from_the_network():
     assert not Denoiser(Network(), Subs(K), time_invariant=False).time_invariant
 
 
+def test_training_after_use_in_inference_mode():
+    """Tables that are kept between calls must not be those of inference mode."""
+    model = denoiser()
+    with torch.inference_mode():
+        model(STATES, 0.5)
+        denoise_once(model, STATES, 0.5, distinct=True)
+    model(STATES, 0.5)[STATES == MASK].sum().backward()
+    assert float(model.network.table.grad.abs().sum()) > 0
+
+
 def test_restricted_estimates_are_the_renormalised_ones():
     allowed = torch.tensor([[True, False, True]] * L)
     model = denoiser()

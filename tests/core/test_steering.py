@@ -110,9 +110,15 @@ def test_importance_resampling_weights_are_unbiased():
 
 
 @pytest.mark.parametrize("method", [SVDD(4), SMC(8, threshold=1.0), SMC(4, "max", resampling="residual")], ids=str)
-def test_weights_for_parallel_unmasking_are_those_of_its_own_law(method):
-    """Ancestral sampling in two steps: p_T, not p, is what is tilted."""
-    tilt = MILD.tilt(steps=2, sampler=Ancestral(), value=PosteriorMean())
+@pytest.mark.parametrize("base", ["parallel", "restricted"])
+def test_weights_are_those_of_the_samplers_own_law(method, base):
+    """Ancestral sampling in two steps, and tokens that are not allowed: p_T, not p, is what is tilted."""
+    if base == "parallel":
+        tilt = MILD.tilt(steps=2, sampler=Ancestral(), value=PosteriorMean())
+    else:
+        allowed = torch.tensor([[True, True, False], [True] * 3, [False, True, False], [True] * 3])
+        tilt = MILD.tilt(value=PosteriorMean())
+        tilt = replace(tilt, diffusion=tilt.diffusion.restrict(allowed))
     own = replace(MILD)
     own.__dict__["p"] = MILD.base_law(tilt.diffusion)
     unbiased(method, tilt, own, seed=4)

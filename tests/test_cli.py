@@ -402,7 +402,19 @@ ALPHABET = "abn=.,[]{}()'\"\\$~+@:/ 01-_*é\n\t${}"
 KEYS_ = st.sampled_from(
     ["n", "alpha", "method", "method.candidates", "reward", "reward.low", "domain.template", "x", ""]
 )
+NASTY = [
+    "os.system",
+    "tiltflow.core.SVDD",
+    "{_target_: tiltflow.core.SMC}",
+    "${n}",
+    "${x}",
+    "???",
+    "1e400",
+    "nan",
+    "[[[]]]",
+]
 STRINGS = st.one_of(
+    st.builds("{}={}".format, KEYS_, st.sampled_from(NASTY)),
     st.text(max_size=20),
     st.text(ALPHABET, max_size=20),
     st.builds("{}={}".format, KEYS_, st.text(max_size=15)),

@@ -28,12 +28,11 @@ def mismatch(value: Any, annotation: Any) -> str:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """A node with a target fits everywhere: what it returns is judged by the one who takes it."""
-    return (
-        annotation is Any
-        or is_node(value)
-        or any(_kind(choice).fits(value, choice) for choice in alternatives(annotation))
-    )
+    """A node with a target fits wherever more than plain data may stand: what it returns is judged by the one who takes it."""
+    choices = alternatives(annotation)
+    if is_node(value):
+        return not all(choice in _PLAIN or typing.get_origin(choice) is typing.Literal for choice in choices)
+    return any(_kind(choice).fits(value, choice) for choice in choices)
 
 
 def words(annotation: Any) -> str:

@@ -159,12 +159,14 @@ class Builder:
         """The value of a node: what its target returns, or the node itself where it is plain data."""
         if key in self.known:
             return BROKEN
-        if is_node(node):
-            return self._call(node, key)
-        if isinstance(node, Mapping) and inspect.isclass(annotation) and is_dataclass(annotation):
-            return self._construct(annotation, node, key)
+        own_class = annotation if inspect.isclass(annotation) and is_dataclass(annotation) else None
+        if own_class and isinstance(node, Mapping) and not is_node(node):
+            return self._construct(own_class, node, key)
         wanted = mismatch(node, annotation)
-        return self._refuse(key, f"{shown(node)}; expected {wanted}") if wanted else self._data(node, key, annotation)
+        value = BROKEN if wanted else self._call(node, key) if is_node(node) else self._data(node, key, annotation)
+        if own_class and value is not BROKEN and not isinstance(value, own_class):
+            wanted = f"the keys of {own_class.__name__}"
+        return self._refuse(key, f"{shown(node)}; expected {wanted}") if wanted else value
 
     def _data(self, node: Any, key: str, annotation: Any) -> Any:
         if isinstance(node, Mapping):

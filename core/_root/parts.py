@@ -95,7 +95,8 @@ class Prior(Part):
                 curve = progress.curve
                 write_curve(self.path, curve)
         facts = load_prior(self.path)[1]
-        write_curve(self.path, curve, {name: facts[name] for name in facts if name.startswith("markov")})
+        chains = {name.replace("markov_", "Markov chain of order "): facts[name] for name in facts if "markov" in name}
+        write_curve(self.path, curve, chains)
         write_card(self.path, facts)
         console.print(f"{self.path}\nUse it: tiltflow domain.prior={self.path}", highlight=False, soft_wrap=True)
 
@@ -155,7 +156,7 @@ def write_curve(path: Path, curve: Sequence[Mapping[str, float]], lines: Mapping
     for name, colour in (("train", PRETRAINED), ("validation", DESIGNS)):
         axes.plot(steps, [row[name] for row in curve], color=colour, marker=".", label=name)
     for (name, level), style in zip((lines or {}).items(), ("-", "--", ":", "-."), strict=False):
-        axes.axhline(level, color=NATURAL, linestyle=style, label=f"{name.replace('_', ' ')}: {level:.4f}")
+        axes.axhline(level, color=NATURAL, linestyle=style, label=f"{name}: {level:.4f}")
     finish(axes, "step", "loss (nats per base)", f"Training of {path.stem}")
     legend_below(axes)
     save(figure, path.with_suffix(".curve.png"))

@@ -184,7 +184,7 @@ def _pretrain(arguments: Sequence[str]) -> int:
     try:
         return run(prepare(composed.config, composed.choices["part"], [*problems, *composed.problems]), Console())
     except KeyboardInterrupt:
-        print("tiltflow: interrupted; the same command goes on from the last validation", file=sys.stderr)
+        print("tiltflow: interrupted; the same command goes on from its last checkpoint, or begins again where there is none", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -52,13 +52,19 @@ class Diffusion:
             denoiser = self.process.parameterise(denoiser)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "denoiser", denoiser)
-        object.__setattr__(self, "grid", check_grid(uniform_grid(self.steps) if self.grid is None else self.grid))
-        object.__setattr__(self, "steps", len(self.times) - 1)
+        if self.grid is not None:
+            object.__setattr__(self, "grid", check_grid(self.grid))
+        object.__setattr__(self, "steps", len(self.base_times) - 1)
+        self.sampler.times(self)  # a sampler that cannot serve this model says so now
+
+    @property
+    def base_times(self) -> Tensor:
+        """float64 `[steps + 1]`: the given grid, or the uniform one."""
+        return uniform_grid(self.steps) if self.grid is None else self.grid
 
     @property
     def times(self) -> Tensor:
         """float64 `[S + 1]`: the grid the sampler runs on, which may replace the given one (first-hitting)."""
-        assert self.grid is not None
         return self.sampler.times(self)
 
     @property

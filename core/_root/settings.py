@@ -294,7 +294,7 @@ def _try_out(tilt: Tilt, parts: Mapping[str, Any], found: list[Problem]) -> None
         except ValueError as error:
             found.append(Problem("method", str(error)))
     with torch.no_grad():
-        rough = replace(tilt.diffusion, steps=1, grid=None).sample(2, generator=torch.Generator().manual_seed(0))
+        rough = replace(tilt.diffusion, steps=1).sample(2, generator=torch.Generator().manual_seed(0))
         judge = parts.get("heldout")
         heldout = None if judge is None else Tilt(tilt.diffusion, judge, 1.0, failures="exclude")
         for key, problem in (("reward", tilt), ("heldout", heldout)):

@@ -34,8 +34,7 @@ class Ancestral:
         check_truncation(self.temperature, self.top_p)
 
     def times(self, diffusion: Diffusion) -> Tensor:
-        assert diffusion.grid is not None
-        return diffusion.grid
+        return diffusion.base_times
 
     def transition(
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor

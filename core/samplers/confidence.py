@@ -42,8 +42,7 @@ class Confidence:
     def times(self, diffusion: Diffusion) -> Tensor:
         if not isinstance(diffusion.process, Masked):
             raise ValueError(f"Confidence order needs a masked process, not {type(diffusion.process).__name__}.")
-        assert diffusion.grid is not None
-        return diffusion.grid
+        return diffusion.base_times
 
     def transition(
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor

@@ -141,7 +141,7 @@ class MaskedWorld:
         """
         diffusion = self.diffusion
         if sampler is not None:
-            diffusion = replace(diffusion, sampler=sampler, grid=None, steps=steps or self.length)
+            diffusion = replace(diffusion, sampler=sampler, steps=steps or self.length)
         return Tilt(diffusion, self.reward, self.alpha, value=Given(self.value) if value is None else value)
 
     # Laws of samplers and methods, computed.

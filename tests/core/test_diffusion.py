@@ -27,7 +27,7 @@ def conditional(template):
 
 
 def ancestral(count=24, **changes):
-    return replace(WORLD.diffusion, sampler=Ancestral(), grid=None, steps=count, **changes)
+    return replace(WORLD.diffusion, sampler=Ancestral(), steps=count, **changes)
 
 
 class Counted(torch.nn.Module):
@@ -91,7 +91,7 @@ ALLOWED = torch.tensor([[True, True, False], [True, True, True], [False, True, F
 
 @pytest.mark.parametrize("sampler", [FirstHitting(), Ancestral(), Confidence(), FirstHitting(top_p=0.5)], ids=str)
 def test_forbidden_tokens_have_no_mass(sampler):
-    diffusion = replace(WORLD.diffusion, sampler=sampler, grid=None, steps=5).restrict(ALLOWED)
+    diffusion = replace(WORLD.diffusion, sampler=sampler, steps=5).restrict(ALLOWED)
     law = WORLD.base_law(diffusion)
     honoured = ALLOWED[torch.arange(3), WORLD.sequences].all(1)
     assert bool((law[~honoured] == 0).all())
@@ -304,3 +304,12 @@ def test_more_steps_are_closer_to_the_data_law():
     gaps = [total_variation(WORLD.base_law(ancestral(count)), WORLD.p) for count in (6, 12, 24)]
     assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.15)
     assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.15)
+
+
+def test_the_number_of_steps_can_be_replaced():
+    """Also after a sampler that has steps of its own; a given grid fixes the number."""
+    first = replace(WORLD.diffusion, steps=7)
+    assert len(first.times) == WORLD.length + 1  # one site a step, whatever `steps` says
+    assert torch.equal(replace(first, sampler=Ancestral()).times, torch.linspace(1, 0, 8, dtype=torch.float64))
+    assert len(replace(first, sampler=Ancestral(), steps=3).times) == 4
+    assert replace(first, sampler=Ancestral(), grid=torch.tensor([1.0, 0.3, 0.0])).steps == 2

@@ -21,7 +21,7 @@ WORLD = MaskedWorld(3, 3, seed=3)
 
 
 def law_of(sampler, count=3, world=WORLD, **changes):
-    return replace(world.diffusion, sampler=sampler, grid=None, steps=count, **changes)
+    return replace(world.diffusion, sampler=sampler, steps=count, **changes)
 
 
 def chain_rule(world, conditionals):

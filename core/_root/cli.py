@@ -184,7 +184,8 @@ def _pretrain(arguments: Sequence[str]) -> int:
     try:
         return run(prepare(composed.config, composed.choices["part"], [*problems, *composed.problems]), Console())
     except KeyboardInterrupt:
-        print("tiltflow: interrupted; the same command goes on from its last checkpoint, or begins again where there is none", file=sys.stderr)
+        left = "the same command goes on from its last checkpoint, or begins again where there is none"
+        print(f"tiltflow: interrupted; {left}", file=sys.stderr)
         return INTERRUPTED
 
 

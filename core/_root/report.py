@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import page, summary
+from .core.particles import ess
 from .core.storage import write_text
 
 if TYPE_CHECKING:
@@ -247,9 +248,11 @@ def _caveats(result: Result) -> Iterator[str]:
         "Rewards are predictions, and optimisation finds their errors. Trust a design more where the held-out reward, another "
         "kind of model on other data, agrees, and where the naturalness stays within that of natural sequences."
     )
+    weights = result.samples.log_weight
     yield (
-        "The samples follow the tilted law only approximately; log_weight in samples.csv corrects averages (0 for methods "
-        "that have none). Picking the highest rewards is a choice, not a draw from that law."
+        "The samples follow the tilted law only approximately; log_weight in samples.csv corrects averages over it (all 0 where "
+        f"a method has none). By these weights the {len(weights)} samples count like {float(ess(weights)):.1f} independent "
+        "ones. Picking the highest rewards is a choice, not a draw from that law."
     )
     if result.plan.names["method"] in ("best_of_n", "BestOfN"):
         yield "Best-of-N takes the highest reward and ignores alpha."

@@ -168,7 +168,7 @@ class UnmaskingTransition(CategoricalTransition):
         changed = ((u >= self.stay) & (self.x == self.clean.shape[-1])).nonzero(as_tuple=True)
         out = self.x.clone() if n is None else self.x.repeat(n, 1, 1)
         # Given u >= stay, (u - stay) / (1 - stay) is uniform again: one number decides both when and what.
-        stay = self.stay.expand(lead)[changed]
+        stay = self.stay.reshape(()) if self.stay.numel() == 1 else self.stay.expand(lead)[changed]
         out[changed] = categorical(self.clean[changed[-2:]], (u[changed] - stay) / (1 - stay))
         return out
 

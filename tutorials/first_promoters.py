@@ -235,8 +235,8 @@ show(plots.kmer_scatter(designs.x, promoters.reference, k=3, both_strands=True),
 # alpha it is close to that: the wanted law then prefers the very best sequences so strongly that few draws cannot
 # stand for it.
 #
-# For picking good designs this does not matter. For averages over the wanted law it does: weighted means
-# (below) are worth something only if the ESS is large, which needs a larger alpha and more candidates, or `SMC`.
+# For picking good designs this does not matter. For averages over the wanted law it does: a weighted mean such as the one
+# below is worth something only where the ESS is large, which takes a larger alpha and more candidates.
 
 # %%
 show(plots.trace(designs.trace, "predicted YPD expression"), "7_trace")
@@ -363,10 +363,10 @@ print(done.stdout, done.stderr)
 done.check_returncode()
 
 # %% [markdown]
-# Open the `report.html` that it names. It asks the questions of section 5 in the same order (what was asked, what came
-# out, how far to trust it), with the figures and a table of the best designs. Notes at the top appear where a
-# figure of that very run calls for caution, for instance when the held-out oracle did not rise along. It is a single
-# file: send it to a colleague as it is.
+# Open the `report.html` that it names. It begins with the answer: both oracles before and after. Notes below it appear where
+# a number of that very run calls for caution, for instance when the held-out oracle did not follow. Then come what was
+# asked, what came out, the figures of section 5, the best designs, what it cost, and how to repeat it. It is a
+# single file: send it to a colleague as it is.
 #
 # All that a run holds can be loaded again. Nothing in a run folder is ever executed, so it is safe to load one that
 # somebody sent you.

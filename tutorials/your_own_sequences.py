@@ -103,8 +103,8 @@ def sites(text, word):
 
 def rule(text):
     """True expression."""
-    help = sum(0.5 + 0.5 * start / len(text) for start in sites(text, ACTIVATOR))
-    return 4 + 3 * (1 - math.exp(-1.5 * help)) - len(sites(text, REPRESSOR))
+    activation = sum(0.5 + 0.5 * start / len(text) for start in sites(text, ACTIVATOR))
+    return 4 + 3 * (1 - math.exp(-1.5 * activation)) - len(sites(text, REPRESSOR))
 
 
 def truth(x):
@@ -241,8 +241,9 @@ axes.legend(frameon=False)
 show(figure, "2_motifs")
 
 # %% [markdown]
-# The shipped prior almost never writes the sites that make your library special. It cannot be steered to what it does
-# not propose, and section 5 shows what happens if one tries.
+# Your prior has learned the commonest of them, though it writes them less often than your library has them. The shipped
+# prior hardly ever writes some. It cannot be steered to what it does not propose, and section 5 shows what happens if one
+# tries.
 #
 # If your sequences are close to natural yeast promoters and few, `train_prior(..., start="yeast")` goes on from the shipped
 # model instead of from nothing.
@@ -396,7 +397,7 @@ for axes, title in zip(panels, ("Prior of your library", "Shipped prior")):
         means = [curves[title, alpha][i] for alpha in alphas]
         axes.plot(alphas, means, style, color=colours[i], label={"oracle": "oracle (optimised)"}.get(name, name))
     axes.axhline(7, color="#333333", linestyle=":", label="the most that the truth allows")
-    axes.set(xscale="log", xlabel="alpha", title=title)
+    axes.set(xscale="log", xlabel="alpha (right: greedy)", title=title)
     axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     axes.minorticks_off()
     axes.invert_xaxis()  # greedier to the right

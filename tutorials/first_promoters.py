@@ -279,9 +279,9 @@ show(figure, "8_alpha")
 
 # %% [markdown]
 # Read it from right to left. Most of the gain comes early, at a modest price. Then the oracle levels off, since its scale
-# ends, and the held-out oracle leaves the scale altogether, while the words of the designs are ever less those of
-# promoters: more and more is paid for less and less. Where to stop is your choice and depends on what you want to learn.
-# To order designs of two or three alphas is a good answer.
+# ends, and the held-out oracle leaves the scale altogether, while the words of the designs are no longer those of
+# promoters: much is paid for little. Where to stop is your choice and depends on what you want to learn. To order
+# designs of two or three alphas is a good answer.
 #
 # ## 7. Pick designs
 #

@@ -375,8 +375,8 @@ done.check_returncode()
 newest = max((OUT / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime)
 run = tiltflow.load(newest)
 print(f"{run.info['status']} in {run.info['seconds']} s, columns: {', '.join(run.columns)}")
-for key in ("reward_median", "heldout_median", "kmer3_both_strands_correlation", "diversity"):
-    print(f"{key:31} pretrained {run.metrics['pretrained'][key]:6.3f}, steered {run.metrics['steered'][key]:6.3f}")
+for key in ("reward_median", "heldout_median", "kmer3_correlation", "diversity"):
+    print(f"{key:18} pretrained {run.metrics['pretrained'][key]:6.3f}, steered {run.metrics['steered'][key]:6.3f}")
 
 top = int(run.samples.best)
 print(f"the highest reward, {run.samples.reward[top]:.2f} (held-out {run.columns['heldout'][top]:.2f}), is that of")

@@ -24,6 +24,7 @@ import torch
 from tiltflow.core import SVDD, Completions, Diffusion, Meter, Tilt, processes
 from tiltflow.core.networks import ConvDenoiser
 from tiltflow.core.transitions import categorical, uniform
+from tiltflow.memory import keep_memory
 from torch import Tensor, nn
 
 LENGTH, VOCAB, BATCH, STEPS = 80, 4, 64, 64
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--memory-at", type=int)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_memory()  # as the command does
     if options.memory_at:
         memory_at(options.memory_at)
         return

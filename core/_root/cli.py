@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import options
 from .kinds import TARGET
+from .memory import keep_memory
 from .schema import ConfigError, Problem, nearest, shown
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     """
     # Threads that wait by spinning slow small networks down many times as soon as a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
     command = argv[0] if argv and argv[0] in COMMANDS else "design"
     flags, arguments, problems = _sort(argv[command != "design" :])
     if "help" in flags:

@@ -68,7 +68,7 @@ def reward_vs_naturalness(
             kept = reward.isfinite() & nelbo.isfinite()
             shown: dict[str, Any] = {"label": _counted(name, kept), "c": colour, "marker": marker, "s": size}
             axes.scatter(nelbo[kept].numpy(), reward[kept].numpy(), alpha=0.65, linewidths=0, **shown)
-    x = "NELBO under the pretrained model (nats per base; left is more natural)"
+    x = "NELBO under the pretrained model (nats per base; left: easier to guess)"
     finish(axes, x, label, "Reward against naturalness")
     legend_below(axes)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +23,17 @@ settings.load_profile("tiltflow")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Code under test may choose its own number of threads; the next test does not inherit it."""
+def _same_start() -> Iterator[None]:
+    """Every test starts from one thread and one global seed, whatever ran before it in the same process.
+
+    Layers draw their first weights from the global generator: without the seed a test of an untrained network would
+    depend on which tests share its worker.
+    """
+    import torch
+
+    torch.manual_seed(0)
     yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +70,10 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """File of an untrained model of 80-bp promoters: as the shipped one, but small."""
+    import torch
     from tiltflow.domains.dna.prior import build, save_prior
 
     path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    torch.manual_seed(0)  # a session's fixture may be made before the first test's own seed
     save_prior(path, build(80, channels=8, dilations=(1, 4)), {"data": "none, untrained"})
     return path

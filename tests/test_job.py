@@ -161,14 +161,14 @@ def test_forbidden_sites_are_left_out_and_counted(planned: Callable[..., Plan], 
     none = job.run(planned("domain.forbidden=[A]", "n=2"), quiet)
     assert none.excluded == 2
     assert "use none of them" in summary.warnings(none)[0]
-    some = job.run(planned("domain.forbidden=[GCGC]", "n=16", "method.candidates=1"), quiet)
+    some = job.run(planned("domain.forbidden=[GCGC]", "n=48", "method.candidates=1"), quiet)
     texts = [row["sequence"] for row in rows(some.folder / "samples.csv")]
-    assert 0 < some.excluded < 16
-    assert len(texts) == 16 - some.excluded
+    assert 0 < some.excluded < 48
+    assert len(texts) == 48 - some.excluded
     assert not any("GCGC" in text for text in texts)
     assert some.metrics["steered"]["n"] == len(texts)
-    assert len(tiltflow.load(some.folder).samples) == 16
-    assert f"{some.excluded} of 16" in summary.warnings(some)[0]
+    assert len(tiltflow.load(some.folder).samples) == 48
+    assert f"{some.excluded} of 48" in summary.warnings(some)[0]
 
 
 def test_a_held_out_reward_stands_in_every_table(planned: Callable[..., Plan], quiet: Console) -> None:

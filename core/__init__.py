@@ -1,10 +1,11 @@
 """The domain-agnostic core: tensors in, tensors out."""
 
-from . import networks, particles, processes, samplers, schedules
+from . import networks, parameterisations, particles, processes, samplers, schedules, worlds
 from .cost import Cost, Meter
-from .denoiser import Denoiser, Subs
+from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .observers import Observer, Progress, StopWhen, Trace
+from .parameterisations import Subs
 from .steering import SMC, SVDD, BestOfN, ImportanceResampling, Steering, steps
 from .tilt import Reward, RewardError, Samples, Tilt
 from .transitions import CategoricalTransition, GaussianTransition, Transition
@@ -39,9 +40,11 @@ __all__ = [
     "Value",
     "fit_value",
     "networks",
+    "parameterisations",
     "particles",
     "processes",
     "samplers",
     "schedules",
     "steps",
+    "worlds",
 ]

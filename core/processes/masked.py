@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, Subs
+from ..denoiser import Denoiser
+from ..parameterisations import Subs
 from ..schedules import Linear, Schedule
 from ..states import is_discrete, one_hot, per_sample, safe_log, to_sites
 from ..transitions import CategoricalTransition, UnmaskingTransition, uniform

@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, Subs
+from ..denoiser import Denoiser
 from ..diffusion import Diffusion
+from ..parameterisations import Subs
 from ..processes.masked import Masked
 from ..samplers import FirstHitting, Sampler
 from ..states import one_hot

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiltflow.core import SMC, SVDD, BestOfN, Tilt, denoiser, particles, transitions, values
+from tiltflow.core.parameterisations import subs
 from tiltflow.core.processes import Masked
 from tiltflow.core.samplers import Ancestral, FirstHitting, ancestral
 from tiltflow.core.schedules import Linear
@@ -198,7 +199,7 @@ def nan_passes(_):
 def in_place(_):
     def wrong(self, output, x, t):
         output -= output[..., : self.vocab].logsumexp(-1, keepdim=True)
-        held = denoiser._held(x, self.vocab, output.dtype)
+        held = subs._held(x, self.vocab, output.dtype)
         return torch.where((x == self.vocab).unsqueeze(-1), output[..., : self.vocab], held)
 
     return wrong
@@ -328,7 +329,7 @@ FAULTS = [
     ),
     Fault(
         "in-place edits of the caller's logits",
-        attribute(denoiser.Subs, "clean", in_place),
+        attribute(subs.Subs, "clean", in_place),
         denoisers.test_the_logits_of_a_caller_are_left_alone,
     ),
     Fault(

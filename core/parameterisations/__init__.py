@@ -1,0 +1,6 @@
+"""From what a network returns to the clean estimate, one file for each kind of process."""
+
+from .base import Parameterisation
+from .subs import Subs
+
+__all__ = ["Parameterisation", "Subs"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -176,7 +176,7 @@ def _as_numbers(values: Any, count: int, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a steering method returns.
+    """What a steering method returns. `samples[index]` are some of them, by a mask, indices or a slice.
 
     Attributes:
         x: `[n, *shape]` the samples.
@@ -198,6 +198,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __getitem__(self, index: Tensor | Sequence[int] | Sequence[bool] | slice) -> Samples:
+        """The samples that `index` chooses: a bool mask `[n]`, integers `[m]` (tensor, list, array), or a slice.
+
+        cost, trace and stopped stay those of the whole run. `log_z` of a choice that looked at x, reward or log_weight
+        estimates log Z no more.
+
+        Raises:
+            TypeError: a single number, or something else that does not choose samples; `samples[[3]]` is the fourth alone.
+            IndexError: a mask of another length, or an index outside.
+        """
+        rows = index if isinstance(index, slice) else _as_rows(index)
+        return replace(self, **{name: getattr(self, name)[rows] for name in ("x", "reward", "log_weight")})
+
     @property
     def best(self) -> Tensor:
         """Index of the highest reward: a choice, not a draw from p*."""
@@ -207,3 +220,17 @@ class Samples:
     def log_z(self) -> float:
         """log of the mean weight: an estimate of log Z, Z = E_p[exp(r / alpha)]."""
         return float(self.log_weight.logsumexp(0) - math.log(len(self.x)))
+
+
+def _as_rows(index: Any) -> Tensor:
+    """`index` as a bool or int64 tensor of one dimension, on the CPU, from which every device can be indexed."""
+    try:
+        rows = torch.as_tensor(index)
+    except (TypeError, ValueError, RuntimeError):
+        rows = torch.tensor(math.nan)
+    rows = rows.long() if rows.numel() == 0 else rows  # an empty list has no type of its own
+    if rows.dim() != 1 or rows.is_floating_point() or rows.is_complex():
+        raise TypeError(
+            f"samples[{index!r}]: expected a bool mask, a list of indices or a slice. For one sample write samples[[i]]."
+        )
+    return rows.cpu() if rows.dtype == torch.bool else rows.cpu().long()

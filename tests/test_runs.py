@@ -121,14 +121,6 @@ def test_batches_become_one() -> None:
     assert merged.trace["ess"].tolist() == [1, 3, 1, 2]
 
 
-def test_taking_keeps_rows_together() -> None:
-    samples = some_samples(5)
-    taken = runs.take(samples, torch.tensor([3, 1]))
-    assert torch.equal(taken.x, samples.x[[3, 1]])
-    assert taken.reward.tolist() == [samples.reward[3], samples.reward[1]]
-    assert taken.log_weight.tolist() == [samples.log_weight[3], samples.log_weight[1]]
-
-
 # --- what is not one ----------------------------------------------------------------------------------------------
 
 

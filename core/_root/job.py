@@ -147,7 +147,7 @@ def _ranked(done: list[Samples], scored: list[Scored]) -> tuple[Samples, Scored]
     """All batches as one, the highest reward first."""
     samples, together = runs.merge(done), _merge(scored)
     order = samples.reward.argsort(descending=True, stable=True)
-    return runs.take(samples, order), together.rows(order)
+    return samples[order], together.rows(order)
 
 
 def _batch(plan: Plan, size: int, index: int, generator: torch.Generator, stop: Stop) -> Samples:
@@ -200,7 +200,7 @@ def _write_samples(plan: Plan, folder: Path, samples: Samples, scored: Scored) -
     """All samples for `tiltflow.load`, and in the field's own formats those that no hard rule excludes."""
     runs.save_samples(folder, samples, scored.columns)
     kept = _kept(samples.reward)
-    chosen = runs.take(samples, kept)
+    chosen = samples[kept]
     columns = {"reward": chosen.reward, "log_weight": chosen.log_weight, **scored.rows(kept).columns}
     plan.domain.export(folder, chosen, columns)
 

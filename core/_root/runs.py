@@ -193,11 +193,6 @@ def write_comparison(out: Path, header: Sequence[str], body: Sequence[Sequence[s
     return path
 
 
-def take(samples: Samples, index: Tensor) -> Samples:
-    """The samples at `index`, int64 or bool `[n]`."""
-    return replace(samples, **{name: getattr(samples, name)[index] for name in _OWN})
-
-
 def merge(parts: Sequence[Samples]) -> Samples:
     """The samples of several batches as one; traces get a column `batch`, and a stop of any counts."""
     import torch

@@ -6,7 +6,7 @@ from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .observers import Observer, Progress, StopWhen, Trace
 from .parameterisations import Subs
-from .steering import SMC, SVDD, BestOfN, ImportanceResampling, Steering, steps
+from .steering import SMC, SVDD, BestOfN, Doob, ImportanceResampling, Steering, steps
 from .tilt import Reward, RewardError, Samples, Tilt
 from .transitions import CategoricalTransition, GaussianTransition, Transition
 from .values import Completions, Given, PosteriorMean, Rollout, Value, fit_value
@@ -20,6 +20,7 @@ __all__ = [
     "Cost",
     "Denoiser",
     "Diffusion",
+    "Doob",
     "GaussianTransition",
     "Given",
     "ImportanceResampling",

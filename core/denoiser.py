@@ -19,7 +19,17 @@ from .parameterisations import Parameterisation
 from .states import index_tree, is_discrete, log_normalise, match_rows, per_sample, unique_rows
 
 
-class Denoiser(nn.Module):
+class Estimator(nn.Module):
+    """Anything that gives the clean estimate from (x, t, cond); `Diffusion` takes it as it is.
+
+    Attributes:
+        time_invariant: the estimate does not depend on t.
+    """
+
+    time_invariant: bool
+
+
+class Denoiser(Estimator):
     """Network plus parameterisation. Counts the rows that really go through the network.
 
     Args:
@@ -86,14 +96,14 @@ class Denoiser(nn.Module):
         return self.parameterisation.clean(output, x, time)
 
 
-class Restricted(nn.Module):
+class Restricted(Estimator):
     """A masked denoiser that puts all its mass on allowed tokens, site by site, renormalised.
 
     With the one-at-a-time sampler, fixed sites give the exact conditional law p(x | fixed sites). A site with several
     allowed tokens is honoured too, but the law is then the product of renormalised steps, not the exact conditional.
     """
 
-    def __init__(self, denoiser: nn.Module, allowed: Tensor):
+    def __init__(self, denoiser: Estimator, allowed: Tensor):
         super().__init__()
         self.denoiser = denoiser
         self.time_invariant = bool(denoiser.time_invariant)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, Known, Restricted, denoise_once
+from .denoiser import Estimator, Known, Restricted, denoise_once
 from .processes.base import Process
 from .samplers import Ancestral, Sampler, denoise
 from .schedules import check_grid, uniform_grid
@@ -23,7 +23,7 @@ class Diffusion:
 
     Args:
         process: how data was noised.
-        denoiser: a `Denoiser`, or any callable (x, t) -> network output, read in the process's default parameterisation.
+        denoiser: an `Estimator` such as `Denoiser`, or any callable (x, t) -> network output, read in the process's default parameterisation.
         shape: shape of one sample, `(L,)` for tokens.
         steps: number of reverse steps on a uniform grid, unless `grid` is given.
         sampler: how one step is taken (default: ancestral).
@@ -48,7 +48,7 @@ class Diffusion:
         if not shape or min(shape) < 1:
             raise ValueError(f"shape is {self.shape}; expected the shape of one sample, such as (128,).")
         denoiser = self.denoiser
-        if not isinstance(denoiser, (Denoiser, Restricted)):
+        if not isinstance(denoiser, Estimator):
             denoiser = self.process.parameterise(denoiser)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "denoiser", denoiser)
@@ -66,6 +66,11 @@ class Diffusion:
     def times(self) -> Tensor:
         """float64 `[S + 1]`: the grid the sampler runs on, which may replace the given one (first-hitting)."""
         return self.sampler.times(self)
+
+    @property
+    def is_tokens(self) -> bool:
+        """States are tokens (of a process with a `vocab`), not numbers."""
+        return getattr(self.process, "vocab", None) is not None
 
     @property
     def device(self) -> torch.device:

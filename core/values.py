@@ -142,7 +142,7 @@ class PosteriorMean:
         siblings: int = 1,
     ) -> Evaluation:
         clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
-        if not is_discrete(x):
+        if not tilt.diffusion.is_tokens:
             return Evaluation(tilt.reward(clean), clean)
         guess = clean.argmax(-1) if self.decode == "argmax" else clean.exp()
         return Evaluation(tilt.reward(guess), clean)

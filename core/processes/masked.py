@@ -11,7 +11,7 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..parameterisations import Subs
 from ..schedules import Linear, Schedule
-from ..states import is_discrete, one_hot, per_sample, safe_log, to_sites
+from ..states import is_discrete, log_normalise, one_hot, per_sample, safe_log, to_sites
 from ..transitions import CategoricalTransition, UnmaskingTransition, uniform
 from .base import Noised
 
@@ -73,6 +73,22 @@ class Masked:
         tokens, mask = x[..., :-1], x[..., -1:]
         probs = torch.cat([tokens + leave * (clean.exp() - tokens).clamp(min=0), remain * mask], -1)
         return CategoricalTransition(safe_log(probs))
+
+    def open_sites(self, x: Tensor) -> Tensor:
+        """bool `[B, L]`: the sites of x int64 `[B, L]` that a reverse step can change."""
+        return x == self.mask
+
+    def guide(self, clean: Tensor, x: Tensor, t: float | Tensor, log_h: Tensor) -> Tensor:
+        """The clean estimate `[B, L, K]` of the law reweighted by h (Doob), at x int64 `[B, L]`.
+
+        p*(x0^i = k | x_t) = p(x0^i = k | x_t) h(x_t with site i set to k) / h(x_t), renormalised over k: the rate at which
+        a site is unmasked does not change, as it does not under the exact h.
+
+        Args:
+            log_h: `[B, L, K]`, log h of x with site i set to k; any constant may be added to a site.
+        """
+        guided = log_normalise(clean + log_h.to(clean.dtype))
+        return torch.where(self.open_sites(x).unsqueeze(-1), guided, clean)
 
     def elbo(self, clean: Tensor, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
         """-alpha'(t) / (1 - alpha(t)) times the sum over masked sites of log p(x0^i | x_t), negated weight included.

@@ -2,7 +2,8 @@
 
 from .base import Steering, sample, steps
 from .best_of_n import BestOfN, ImportanceResampling
+from .doob import Doob
 from .smc import SMC
 from .svdd import SVDD
 
-__all__ = ["SMC", "SVDD", "BestOfN", "ImportanceResampling", "Steering", "sample", "steps"]
+__all__ = ["SMC", "SVDD", "BestOfN", "Doob", "ImportanceResampling", "Steering", "sample", "steps"]

@@ -1,5 +1,16 @@
 """Small worlds where p, V, h, Z and p* are known exactly: the ruler every method is measured with."""
 
+from .base import World, relative_entropy, total_variation
+from .landscape import LandscapeWorld
 from .masked import MaskedWorld
+from .selection import select_best, select_one
 
-__all__ = ["MaskedWorld"]
+__all__ = [
+    "LandscapeWorld",
+    "MaskedWorld",
+    "World",
+    "relative_entropy",
+    "select_best",
+    "select_one",
+    "total_variation",
+]

@@ -70,7 +70,7 @@ def test_infilled_samples_follow_the_conditional_law(generator):
     faults = [mixed / mixed.sum(), WORLD.base_law(ancestral(1).infill(torch.tensor(template)))]
     size = sample_size(law, faults)
     x = WORLD.diffusion.infill(torch.tensor(template)).sample(size, generator=generator(0))
-    assert accept_law(WORLD.sequence_index(x), law, faults)
+    assert accept_law(WORLD.outcome(x), law, faults)
 
 
 def test_fixed_sites_add_up():

@@ -63,7 +63,7 @@ def test_ancestral_draws_follow_its_own_law(count, generator):
     faults = [contaminated(law, 0.05), *(WORLD.base_law(law_of(Ancestral(), other)) for other in {1, 2} - {count})]
     size = sample_size(law, faults)
     x = diffusion.sample(size, generator=generator(count))
-    assert accept_law(WORLD.sequence_index(x), law, faults)
+    assert accept_law(WORLD.outcome(x), law, faults)
 
 
 def test_one_site_at_a_time_draws_follow_the_data_law(generator):
@@ -71,7 +71,7 @@ def test_one_site_at_a_time_draws_follow_the_data_law(generator):
     world = MaskedWorld(3, 2)
     faults = [contaminated(world.p), world.base_law(law_of(Ancestral(), 24, world))]
     x = world.diffusion.sample(sample_size(world.p, faults), generator=generator(0))
-    assert accept_law(world.sequence_index(x), world.p, faults)
+    assert accept_law(world.outcome(x), world.p, faults)
 
 
 def test_one_step_draws_every_site_from_its_marginal():
@@ -162,7 +162,7 @@ def test_confidence_draws_follow_its_own_law(generator):
     law = WORLD.base_law(diffusion)
     faults = [contaminated(law, 0.05), WORLD.p, WORLD.base_law(law_of(Confidence("entropy", temperature=0.9), 2))]
     x = diffusion.sample(sample_size(law, faults), generator=generator(0))
-    assert accept_law(WORLD.sequence_index(x), law, faults)
+    assert accept_law(WORLD.outcome(x), law, faults)
 
 
 # --- temperature and nucleus ----------------------------------------------------------------------------------------

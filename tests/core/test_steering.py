@@ -135,7 +135,7 @@ def test_hard_constraints_keep_the_weights_unbiased(method, value):
     world = MaskedWorld(3, 3, seed=3, alpha=1.0)
     allowed = (world.sequences[:, 0] != world.sequences[:, 1]) & (world.rewards < 1)
     rewards = torch.where(allowed, world.rewards, -INF)
-    tilt = replace(world.tilt(value=VALUES[value]), reward_function=lambda x: rewards[world.sequence_index(x)])
+    tilt = replace(world.tilt(value=VALUES[value]), reward_function=lambda x: rewards[world.outcome(x)])
     samples = unbiased(method, tilt, world, seed=5, rewards=rewards, hotter=1.3, off=0.15)
     dead = samples.log_weight == -INF
     assert bool((samples.reward[~dead] > -INF).all())
@@ -240,7 +240,7 @@ def test_a_constant_reward_leaves_the_law_of_svdd():
     tilt = Tilt(SMALL.diffusion, lambda x: [0.7] * len(x), 0.5, value=Completions(1))
     faults = [contaminated(SMALL.p, 0.05), SMALL.tilted]
     samples = SVDD(4).sample(tilt, sample_size(SMALL.p, faults), generator=torch.Generator().manual_seed(0))
-    assert accept_law(SMALL.sequence_index(samples.x), SMALL.p, faults)
+    assert accept_law(SMALL.outcome(samples.x), SMALL.p, faults)
     torch.testing.assert_close(samples.log_weight, torch.full((len(samples),), 1.4).double())
 
 
@@ -398,7 +398,7 @@ def test_an_error_inside_a_reward_comes_through(generator):
 
 def half_nan(x):
     r = SMALL.reward(x)
-    return torch.where(SMALL.sequence_index(x) % 2 == 0, torch.nan, r)
+    return torch.where(SMALL.outcome(x) % 2 == 0, torch.nan, r)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_nan_raises_or_is_excluded_and_counted(method, generator):
     excluding = replace(raising, failures="exclude")
     samples = method.sample(excluding, 400, generator=generator(0))
     assert samples.cost.reward_failures > 0
-    failed = SMALL.sequence_index(samples.x) % 2 == 0
+    failed = SMALL.outcome(samples.x) % 2 == 0
     assert not bool(samples.reward.isnan().any())
     assert not bool(samples.log_weight.isnan().any())
     assert torch.equal(failed, samples.reward == -INF)

@@ -13,7 +13,7 @@ WORLD = MaskedWorld(3, 4, seed=2, alpha=0.7)
 
 def test_states_and_their_numbers():
     assert torch.equal(WORLD.index(WORLD.states), torch.arange(5**3))
-    assert torch.equal(WORLD.sequence_index(WORLD.sequences), torch.arange(4**3))
+    assert torch.equal(WORLD.outcome(WORLD.sequences), torch.arange(4**3))
     assert torch.equal(WORLD.states[WORLD.full], WORLD.sequences)
     assert not bool((WORLD.sequences == 4).any())
 

@@ -9,7 +9,7 @@ import torch
 from tiltflow.core import Tilt
 from tiltflow.core.steering import Steering
 from tiltflow.core.worlds import MaskedWorld
-from tiltflow.core.worlds.masked import select_one
+from tiltflow.core.worlds import select_one
 from torch import Tensor
 
 Rule = Callable[[int, Tensor, Tensor], Tensor]
@@ -61,5 +61,5 @@ def draws(method: Steering, world: MaskedWorld, tilt: Tilt, n: int, seed: int, c
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, n, chunk):
-        parts.append(world.sequence_index(method.sample(tilt, min(chunk, n - start), generator=generator).x))
+        parts.append(world.outcome(method.sample(tilt, min(chunk, n - start), generator=generator).x))
     return torch.cat(parts)

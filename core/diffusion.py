@@ -23,7 +23,8 @@ class Diffusion:
 
     Args:
         process: how data was noised.
-        denoiser: an `Estimator` such as `Denoiser`, or any callable (x, t) -> network output, read in the process's default parameterisation.
+        denoiser: an `Estimator` such as `Denoiser`, or any callable (x, t) -> network output, read in the process's
+            default parameterisation.
         shape: shape of one sample, `(L,)` for tokens.
         steps: number of reverse steps on a uniform grid, unless `grid` is given.
         sampler: how one step is taken (default: ancestral).

@@ -117,7 +117,9 @@ class Doob(Steering):
         """
         self.check(tilt)
         if not isinstance(tilt.value, (PosteriorMean, Given)):
-            raise ValueError(f"{type(tilt.value).__name__} draws at random; a guided model needs a value that does not.")
+            raise ValueError(
+                f"{type(tilt.value).__name__} draws at random; a guided model needs a value that does not."
+            )
         return replace(tilt.diffusion, denoiser=Guided(self, tilt))
 
     def _by_gradient(self, diffusion: Diffusion) -> bool:
@@ -126,7 +128,10 @@ class Doob(Steering):
     def _neighbours(
         self, tilt: Tilt, x: Tensor, t: float, clean: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """log h at x with site i set to k, `[B, L, K]` (0 at sites that are decided), and V(x), float64 `[B]`, NaN without open sites."""
+        """log h at x with site i set to k, `[B, L, K]` (0 at sites that are decided), and V(x), float64 `[B]`.
+
+        V is NaN where no site is open.
+        """
         vocab = clean.shape[-1]
         rows, sites = tilt.diffusion.process.open_sites(x).nonzero(as_tuple=True)  # type: ignore[attr-defined]
         log_h = torch.zeros(*x.shape, vocab, dtype=torch.float64, device=x.device)
@@ -151,7 +156,7 @@ class Doob(Steering):
     def _first_order(self, tilt: Tilt, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor | None]:
         """log h(y) from its gradient in the relaxed one-hot of x: `[B, L, K]`, V(x), and the clean estimate if made."""
         vocab: int = tilt.diffusion.process.vocab  # type: ignore[attr-defined]
-        symbols = int(max(tilt.diffusion.prior(1).max() + 1, vocab))
+        symbols = max(vocab, int(tilt.diffusion.prior(1).max()) + 1)  # a masked state also holds the mask
         slope, value, clean = gradient(tilt, one_hot(x, symbols), t)
         own = slope.gather(-1, x.unsqueeze(-1))
         return (slope[..., :vocab] - own).double() + (value / tilt.alpha).reshape(-1, 1, 1), value, clean

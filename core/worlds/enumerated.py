@@ -226,7 +226,9 @@ class Enumerated:
                 return self.base_law(method.guided(tilt))
             if isinstance(method, SVDD) and method.selection in ("softmax", softmax, "argmax", argmax):
                 return self._svdd(method, tilt)
-        raise NotImplementedError(f"{type(self).__name__} has no closed form for the law of {method} with {tilt.value}.")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no closed form for the law of {method} with {tilt.value}."
+        )
 
     def _svdd(self, method: SVDD, tilt: Tilt) -> Tensor:
         select = select_one if method.selection in ("softmax", softmax) else select_best

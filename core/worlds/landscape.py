@@ -40,7 +40,9 @@ class LandscapeWorld(MaskedLattice):
             raise ValueError(f"A landscape needs scored sequences of one length; lengths are {sorted(lengths)[:5]}.")
         foreign = sorted(set("".join(self.scores)) - set(self.alphabet))
         if foreign or len(set(self.alphabet)) != len(self.alphabet):
-            raise ValueError(f"Letters {foreign[:5]} are not in the alphabet {self.alphabet!r}, or it repeats a letter.")
+            raise ValueError(
+                f"Letters {foreign[:5]} are not in the alphabet {self.alphabet!r}, or it repeats a letter."
+            )
         if self.symbols**self.length > 4_000_000:
             raise ValueError(f"{self.symbols}^{self.length} noisy states are too many to list (4 million at most).")
         for name, table in (("score", self.scores), ("weight", self.weights or {})):

@@ -40,10 +40,11 @@ class MaskedLattice(Enumerated):
     def _values(self) -> Tensor:
         peak = self.rewards.max()  # so that exp never overflows
         weighted = self.marginal(self.p * ((self.rewards - peak) / self.alpha).exp())
-        return peak + self.alpha * (weighted / self.mass).log()
+        values = peak + self.alpha * (weighted / self.mass).log()
+        return torch.where(self.mass > 0, values, self.rewards.min())  # no path leads where p has no mass
 
     def value(self, x: Tensor, t: float = 0.0) -> Tensor:
-        """V(x_t) = alpha log E[exp(r / alpha) | x_t], float64 `[B]`; does not depend on t given the masks. NaN where p is 0."""
+        """V(x_t) = alpha log E[exp(r / alpha) | x_t], float64 `[B]`; does not depend on t given the masks."""
         return self._values[self.index(x)]
 
     @cached_property
@@ -56,7 +57,8 @@ class MaskedLattice(Enumerated):
         number = self.index(x)
         shift = (torch.arange(self.vocab) - self.vocab) * self.places.unsqueeze(1)
         filled = (number.reshape(-1, 1, 1) + shift).clamp(min=0)
-        return (self.mass[filled] / self.mass[number].reshape(-1, 1, 1)).log()
+        share = self.mass[filled] / self.mass[number].reshape(-1, 1, 1)
+        return torch.where(self.mass[number].reshape(-1, 1, 1) > 0, share, 1.0).log()
 
     @cached_property
     def diffusion(self) -> Diffusion:

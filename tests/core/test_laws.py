@@ -15,8 +15,7 @@ import torch
 from tiltflow.core import SVDD, BestOfN, Completions, ImportanceResampling, PosteriorMean
 from tiltflow.core.samplers import Ancestral, Confidence
 from tiltflow.core.transitions import categorical
-from tiltflow.core.worlds import MaskedWorld
-from tiltflow.core.worlds import select_one
+from tiltflow.core.worlds import MaskedWorld, select_one
 
 from .acceptance import accept_law, contaminated, sample_size, total_variation
 from .worldlaws import argmax_of, best_of, draws, softmax_of, stepwise, unguided_first
@@ -278,6 +277,10 @@ def test_one_candidate_is_the_base_law():
 def test_methods_without_a_closed_form_say_so():
     from tiltflow.core import SMC
 
-    for method, value in [(SMC(4), None), (SVDD(4), Completions(1)), (SVDD(4, selection=lambda h, g: h.argmin(-1)), None)]:
+    for method, value in [
+        (SMC(4), None),
+        (SVDD(4), Completions(1)),
+        (SVDD(4, selection=lambda h, g: h.argmin(-1)), None),
+    ]:
         with pytest.raises(NotImplementedError, match="no closed form"):
             SMALL.law(method, SMALL.tilt(value=value))

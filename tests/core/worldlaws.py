@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from tiltflow.core import Tilt
 from tiltflow.core.steering import Steering
-from tiltflow.core.worlds import MaskedWorld
-from tiltflow.core.worlds import select_one
+from tiltflow.core.worlds import MaskedWorld, select_one
 from torch import Tensor
 
 Rule = Callable[[int, Tensor, Tensor], Tensor]

@@ -1,6 +1,6 @@
 """The domain-agnostic core: tensors in, tensors out."""
 
-from . import networks, parameterisations, particles, processes, samplers, schedules, worlds
+from . import networks, parameterisations, particles, paths, processes, samplers, schedules, worlds
 from .cost import Cost, Meter
 from .denoiser import Denoiser
 from .diffusion import Diffusion
@@ -43,6 +43,7 @@ __all__ = [
     "networks",
     "parameterisations",
     "particles",
+    "paths",
     "processes",
     "samplers",
     "schedules",

@@ -227,11 +227,11 @@ class OneSiteTransition:
 
 @dataclass(frozen=True)
 class GaussianTransition:
-    """x_s ~ N(mean, std^2), independent over coordinates.
+    """x_s ~ N(mean, std^2), independent over coordinates. Where std is 0 a coordinate is an atom at its mean.
 
     Attributes:
         mean: `[B, *shape]`.
-        std: positive; `[B]`, or broadcastable to `[B, *shape]`. Zero gives a deterministic step, which has no density.
+        std: at least 0; `[B]`, or broadcastable to `[B, *shape]`.
     """
 
     mean: Tensor
@@ -240,6 +240,11 @@ class GaussianTransition:
     @property
     def _std(self) -> Tensor:
         return to_sites(self.std, self.mean) if self.std.ndim == 1 else self.std
+
+    @property
+    def deterministic(self) -> bool:
+        """No coordinate has any noise: the last step of most samplers, and every step of an ODE."""
+        return not bool(self.std.any())
 
     def sample(self, n: int | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
@@ -256,14 +261,22 @@ class GaussianTransition:
         return self.mean + temperature * self._std * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
-        z = (x - self.mean) / self._std
-        per_site = -0.5 * z**2 - self._std.log() - 0.5 * math.log(2 * math.pi)
+        """Log-density `[..., B]`. An atom has log-mass 0 at its mean, to the last bit, and -inf elsewhere."""
+        std = self._std
+        atom = std == 0
+        safe = torch.where(atom, 1.0, std)
+        density = -0.5 * ((x - self.mean) / safe) ** 2 - safe.log() - 0.5 * math.log(2 * math.pi)
+        per_site = torch.where(atom, torch.where(x == self.mean, 0.0, -math.inf), density)
         return per_site.reshape(*x.shape[: x.ndim - self.mean.ndim + 1], -1).sum(-1)
 
     def kl(self, other: GaussianTransition) -> Tensor:
-        ratio = self._std / other._std
-        z = (self.mean - other.mean) / other._std
-        per_site = 0.5 * (ratio**2 + z**2 - 1) - ratio.log()
+        """`[B]` nats. Two atoms: 0 where they agree, else inf; an atom and a density: inf."""
+        p, q = self._std, other._std
+        atom, both = (p == 0) | (q == 0), (p == 0) & (q == 0)
+        ratio = torch.where(atom, 1.0, p) / torch.where(atom, 1.0, q)
+        gap = self.mean - other.mean
+        density = 0.5 * (ratio**2 + (gap / torch.where(atom, 1.0, q)) ** 2 - 1) - ratio.log()
+        per_site = torch.where(atom, torch.where(both & (gap == 0), 0.0, math.inf), density)
         return per_site.expand(self.mean.shape).flatten(1).sum(-1)
 
     def tilt(self, log_h: Tensor) -> GaussianTransition:

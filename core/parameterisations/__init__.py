@@ -1,6 +1,7 @@
 """From what a network returns to the clean estimate, one file for each kind of process."""
 
 from .base import Parameterisation
+from .gaussian import Prediction
 from .subs import Subs
 
-__all__ = ["Parameterisation", "Subs"]
+__all__ = ["Parameterisation", "Prediction", "Subs"]

@@ -14,6 +14,7 @@ from ..schedules import Linear, Schedule
 from ..states import is_discrete, log_normalise, one_hot, per_sample, safe_log, to_sites
 from ..transitions import CategoricalTransition, UnmaskingTransition, uniform
 from .base import Noised
+from .times import stratified_uniforms
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,3 @@ class Masked:
         if x.numel() and (int(x.min()) < 0 or int(x.max()) > top):
             hint = " (the mask itself is not a clean token)" if clean else ""
             raise ValueError(f"Tokens run from {int(x.min())} to {int(x.max())}; expected 0 to {top}{hint}.")
-
-
-def stratified_uniforms(n: int, strata: int, generator: torch.Generator | None) -> Tensor:
-    """float64 `[n]` in [0, 1): each block of `strata` is one uniform shift of an even comb, so every entry is uniform."""
-    blocks = -(-n // strata)
-    shift = torch.rand(
-        blocks, 1, dtype=torch.float64, generator=generator, device=generator.device if generator else None
-    )
-    return ((torch.arange(strata, device=shift.device) / strata + shift) % 1).flatten()[:n]

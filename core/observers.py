@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,25 +22,32 @@ class Observer(Protocol):
     def __call__(self, state: Particles) -> bool | None: ...
 
 
+def quantiles(values: Tensor, levels: Sequence[float]) -> list[float]:
+    """Quantiles of the finite ones among values `[B]`, interpolated; NaN where there is none."""
+    finite = values[values.isfinite()].double()
+    return finite.quantile(finite.new_tensor(levels)).tolist() if len(finite) else [math.nan] * len(levels)
+
+
 @dataclass
 class Trace:
     """Records, per step: time, effective sample size as a fraction, quantiles of the value, network rows, reward calls.
 
-    A group of one particle has no effective sample size of its own: then the weights across groups are used.
+    The effective sample size is the mean over groups. A group of one particle has none: NaN, for methods such as SVDD whose
+    samples never compete (what their final weights are worth is `particles.ess(samples.log_weight)`). Used for a second
+    run, a trace starts anew.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def __call__(self, state: Particles) -> None:
-        weights = state.grouped if state.grouped.shape[1] > 1 else state.grouped.T
-        values = state.value[state.value.isfinite()]
-        low, median, high = (
-            values.quantile(torch.tensor([0.1, 0.5, 0.9]).to(values)).tolist() if len(values) else [float("nan")] * 3
-        )
+        if state.index <= 1:
+            self.rows = []
+        size = state.grouped.shape[1]
+        low, median, high = quantiles(state.value, (0.1, 0.5, 0.9))
         self.rows.append(
             {
                 "t": state.t,
-                "ess": float(ess(weights).mean() / weights.shape[1]),
+                "ess": float(ess(state.grouped).mean() / size) if size > 1 else math.nan,
                 "value_q10": low,
                 "value_median": median,
                 "value_q90": high,
@@ -64,7 +72,7 @@ class Progress:
     def __call__(self, state: Particles) -> None:
         if self._bar is None:
             self._open(state.total)
-        self._bar.update(self._task, completed=state.index, value=float(state.value.median()))
+        self._bar.update(self._task, completed=state.index, value=quantiles(state.value, (0.5,))[0])
 
     def _open(self, total: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

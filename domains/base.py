@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from ..core.denoiser import Restricted
 from ..core.diffusion import Diffusion
+from ..core.pretraining import nelbo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Codec(Protocol):
@@ -21,11 +27,37 @@ class Codec(Protocol):
 
 
 class Metrics(Protocol):
-    """JSON-ready figures of a set of samples."""
+    """JSON-ready figures of a set of samples.
+
+    `meanings`, where the object has it, says for each key what the number means, with its unit.
+    """
 
     def __call__(
         self, x: Tensor, *, reward: Tensor | None = None, heldout: Tensor | None = None, nelbo: Tensor | None = None
     ) -> Mapping[str, float | int | None]: ...
+
+
+class Drawing(NamedTuple):
+    """A figure of a report."""
+
+    name: str  # of its file, without an ending
+    figure: Figure
+    caption: str  # what to see in it, in a sentence or two
+
+
+class Figures(Protocol):
+    """Draw what only this field can: each set has `.x` `[n, *shape]` and `.reward`, `.nelbo` float64 `[n]` (or None).
+
+    The sets are "pretrained", "steered", and "natural" where the domain has natural data. Reports draw rewards, naturalness
+    and the trace themselves (`domains.figures`).
+    """
+
+    def __call__(self, sets: Mapping[str, Any]) -> Iterable[Drawing]: ...
+
+
+def no_figures(sets: Mapping[str, Any]) -> Iterable[Drawing]:
+    """Nothing that only this field could draw."""
+    return ()
 
 
 class Export(Protocol):
@@ -43,11 +75,13 @@ class Domain:
         diffusion: the pretrained law.
         alphabet: tokens in index order, which a reward's `alphabet` must equal; None for continuous domains.
         codec: text and files <-> tensors.
-        metrics: figures of a set of samples against the reference.
+        metrics: numbers about a set of samples against the reference.
         export: writes samples in the field's formats.
         reference: statistics of natural data that metrics and figures compare with.
+        figures: draws what only this field can; see `Figures`.
+        site: what one site is called, for reports: "base".
         constraints: what the sampler enforces, in words, for reports; empty where nothing is constrained.
-        source: where the model came from: asset or file, and its card's figures.
+        source: where the model came from and how good it is, in words, for reports.
     """
 
     name: str
@@ -57,8 +91,24 @@ class Domain:
     metrics: Metrics
     export: Export
     reference: Any
+    figures: Figures = no_figures
+    site: str = "site"
     constraints: str = ""
     source: str = ""
+
+    def nelbo(self, x: Tensor, *, draws: int = 16, generator: torch.Generator | None = None) -> Tensor:
+        """How surprised the pretrained model is by x `[B, *shape]`: its NELBO in nats per site, float64 `[B]`.
+
+        Low means easy to guess, and easier than natural data is no praise: sequences of long runs are easy. What the sampler
+        enforces plays no part. More noise levels (`draws`) cost as many forwards and make the number steadier.
+        """
+        return nelbo(unrestricted(self.diffusion), x, draws=draws, generator=generator)
+
+
+def unrestricted(diffusion: Diffusion) -> Diffusion:
+    """The law before a template restricted it."""
+    inner = diffusion.denoiser
+    return replace(diffusion, denoiser=inner.denoiser, start=None) if isinstance(inner, Restricted) else diffusion
 
 
 def check_reward(domain: Domain, reward: Any) -> None:

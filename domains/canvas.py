@@ -6,6 +6,7 @@ Figures are plain matplotlib `Figure` objects: no windows, no pyplot, no global 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -54,3 +55,14 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a PNG of 150 dots per inch, whole or not at all. Raises: StorageError if it cannot be written."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def show(figure: Figure, path: str | Path) -> None:
+    """`save`, say where, and in a notebook display the picture too. Raises: StorageError if it cannot be written."""
+    save(figure, path)
+    print("figure:", path)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        from IPython.display import Image, display
+
+        display(Image(filename=str(path), width=700))

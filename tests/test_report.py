@@ -137,6 +137,41 @@ def test_batches_are_averaged_step_by_step() -> None:
     assert mean["ess"].tolist() == pytest.approx([0.75, 0.2])
 
 
+def test_the_terminal_says_which_strand_and_which_unit(clean: job.Result) -> None:
+    words = [words for words, _ in summary.rows(clean.metrics, site=clean.plan.domain.site).values()]
+    assert "3-mer correlation with natural, strand as given" in words
+    assert "NELBO, median (nats per base; compare with natural)" in words
+
+
+def test_methods_without_groups_have_no_sample_size_to_show(html: str, result: job.Result) -> None:
+    """SVDD's samples never compete: no panel, and no caption about one."""
+    assert result.samples.trace is not None
+    assert bool(result.samples.trace["ess"].isnan().all())
+    assert "Shown is the reward expected" in html
+    assert "share of the particles" not in html
+    assert "share of the particles" in report._trace_caption(True)
+
+
+def test_a_domain_draws_its_own_figures(result: job.Result, tmp_path: Path) -> None:
+    """Beside those of every domain; none, unless it has any."""
+    from matplotlib.figure import Figure
+    from tiltflow.domains import Drawing
+    from tiltflow.domains.base import no_figures
+
+    def own(sets: dict[str, Scored]) -> list[Drawing]:
+        return [Drawing("own", Figure(), f"{len(sets['steered'])} designs")]
+
+    for figures, expected in (
+        (own, ["reward", "naturalness", "trace", "own"]),
+        (no_figures, ["reward", "naturalness", "trace"]),
+    ):
+        plan = replace(result.plan, domain=replace(result.plan.domain, figures=figures))
+        drawn = report.draw(replace(result, folder=tmp_path, plan=plan))
+        assert [path.stem for path, _ in drawn] == expected
+        assert all(path.exists() for path, _ in drawn)
+    assert drawn[0][0].parent == tmp_path / "figures"
+
+
 # --- what to be warned of -----------------------------------------------------------------------------------------
 
 
@@ -144,18 +179,30 @@ def changed(result: job.Result, name: str, **figures: float) -> job.Result:
     return replace(result, metrics={**result.metrics, name: {**result.metrics[name], **figures}})
 
 
-def lowered(scored: Scored) -> Scored:
-    return replace(scored, reward=scored.reward - 200)
+def lowered(scored: Scored, name: str) -> Scored:
+    return replace(scored, **{name: getattr(scored, name) - 300})
+
+
+def at(scored: Scored, *nelbo: float) -> Scored:
+    """The same set with other NELBOs, as often as it takes."""
+    count = len(scored)
+    return replace(scored, nelbo=torch.tensor(nelbo * count, dtype=torch.float64)[:count])
+
+
+def with_sets(result: job.Result, **changed: Scored) -> job.Result:
+    return replace(result, sets={**result.sets, **changed})
 
 
 @pytest.fixture
 def clean(result: job.Result) -> job.Result:
     """The same result with figures that raise no concern."""
-    calm = {"nelbo_median": 1.3, "diversity": 0.7, "n": 3, "unique": 3}
+    calm = {"diversity": 0.7, "n": 3, "unique": 3, "kmer3_correlation": 0.85, "kmer3_ceiling": 0.9}
     made = changed(changed(result, "steered", **calm), "pretrained", **calm)
     gains = {"reward_median_gain_in_natural_sd": 3.0, "heldout_median_gain_in_natural_sd": 2.0}
-    high = replace(result.sets["natural"], reward=result.sets["natural"].reward + 100)
-    sets = {**result.sets, "natural": high}
+    natural = result.sets["natural"]
+    assert natural.heldout is not None
+    high = replace(at(natural, 1.2, 1.3, 1.4), reward=natural.reward + 100, heldout=natural.heldout + 100)
+    sets = {name: at(each, 1.3) for name, each in result.sets.items()} | {"natural": high}
     return replace(made, metrics={**made.metrics, "gain": gains}, excluded=0, sets=sets)
 
 
@@ -168,13 +215,30 @@ def test_no_warning_without_reason(clean: job.Result) -> None:
     [
         (lambda r: changed(r, "gain", heldout_median_gain_in_natural_sd=1.4), "only by 1.4"),
         (
-            lambda r: changed(r, "steered", nelbo_median=1.41),
-            "less natural than samples of the model (1.410 against 1.300",
+            lambda r: with_sets(r, steered=at(r.sets["steered"], 1.3, 1.45, 1.3)),
+            "1 of 3 designs are harder to guess for the model than 19 in 20 natural sequences (NELBO above 1.400, median 1.300 "
+            "nats per base)",
         ),
-        (lambda r: changed(r, "steered", nelbo_median=1.19), "easier to predict"),
         (
-            lambda r: replace(r, sets={**r.sets, "natural": lowered(r.sets["natural"])}),
-            "3 of 3 designs have a higher reward",
+            lambda r: with_sets(r, steered=at(r.sets["steered"], 1.1)),
+            "3 of 3 designs are easier to guess for the model than 19 in 20 natural sequences (NELBO below 1.200, median 1.100 "
+            "nats per base): no praise",
+        ),
+        (
+            lambda r: without_natural(with_sets(r, steered=at(r.sets["steered"], 1.1))),
+            "19 in 20 samples of it (NELBO below",
+        ),
+        (
+            lambda r: with_sets(r, natural=lowered(r.sets["natural"], "reward")),
+            "3 of 3 designs by the reward (above",
+        ),
+        (
+            lambda r: with_sets(r, natural=lowered(r.sets["natural"], "heldout")),
+            "3 of 3 designs by the held-out reward (above",
+        ),
+        (
+            lambda r: changed(r, "steered", kmer3_correlation=0.79),
+            "words of three bases as natural sequences do (correlation 0.79, where as many natural ones reach 0.90)",
         ),
         (lambda r: changed(r, "steered", diversity=0.4), "resemble each other"),
         (lambda r: changed(r, "steered", unique=1), "2 of 3 designs are copies"),
@@ -188,6 +252,10 @@ def test_each_reason_is_named(change: Callable[[job.Result], job.Result], words:
     assert words in warning
 
 
+def without_natural(result: job.Result) -> job.Result:
+    return replace(result, sets={name: each for name, each in result.sets.items() if name != "natural"})
+
+
 def test_undefined_figures_are_dashes(clean: job.Result) -> None:
     lonely = changed(clean, "steered", diversity=None, heldout_median=None)  # type: ignore[arg-type]
     assert summary.rows(lonely.metrics)["diversity"][1][-1] == "-"
@@ -199,4 +267,4 @@ def test_comparing_names_what_differs(clean: job.Result) -> None:
     header, body = summary.comparison(runs)
     assert [row[0] for row in body] == ["method=svdd", "method=smc"]
     assert all(len(row) == len(header) for row in body)
-    assert body[0][header.index("NELBO")] == "1.300"
+    assert body[0][header.index("diversity")] == "0.700"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import page, summary
@@ -13,9 +11,9 @@ from .core.particles import ess
 from .core.storage import write_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
+    from .domains import Drawing
     from .job import Result
 
 TOP = 10
@@ -40,54 +38,52 @@ def _subject(result: Result) -> str:
 
 
 def draw(result: Result) -> list[tuple[Path, str]]:
-    """Write the figures as PNG; (file, caption) each."""
-    plots = _domain_module(result, "plots")
-    return [] if plots is None else [_save(plots, result, *drawn) for drawn in _drawn(plots, result)]
+    """Write the figures as PNG: those that every domain has, and the domain's own; (file, caption) each."""
+    from .domains.canvas import save
+
+    made = []
+    for drawing in (*_common(result), *result.plan.domain.figures(result.sets)):
+        path = result.folder / FIGURES / f"{drawing.name}.png"
+        save(drawing.figure, path)
+        made.append((path, drawing.caption))
+    return made
 
 
-def _domain_module(result: Result, name: str) -> ModuleType | None:
-    """Module `name` of the domain's own package, or None where it has none (a domain of somebody else's)."""
-    try:
-        return import_module(f".domains.{result.plan.domain.name}.{name}", __package__)
-    except ModuleNotFoundError:
-        return None
+def _common(result: Result) -> Iterator[Drawing]:
+    """Rewards, naturalness, and the trace of the run."""
+    from .domains import Drawing, figures
 
-
-def _save(plots: ModuleType, result: Result, name: str, figure: Figure, caption: str) -> tuple[Path, str]:
-    path = result.folder / FIGURES / f"{name}.png"
-    plots.save(figure, path)
-    return path, caption
-
-
-def _drawn(plots: ModuleType, result: Result) -> Iterator[tuple[str, Figure, str]]:
-    """(file name, figure, caption) each."""
     label, sets = result.plan.label, result.sets
     natural = sets.get("natural")
     rewards = [None if each is None else each.reward for each in (sets["pretrained"], sets["steered"], natural)]
-    yield (
+    yield Drawing(
         "reward",
-        plots.reward_histogram(*rewards, label=label),
+        figures.reward_histogram(*rewards, label=label),
         "The reward of natural sequences, of samples of the pretrained model, and of the designs. Dashed lines are medians.",
     )
     clouds = [None if s is None else (s.reward, s.nelbo) for s in (sets["steered"], sets["pretrained"], natural)]
-    yield (
+    yield Drawing(
         "naturalness",
-        plots.reward_vs_naturalness(*clouds, label=label),
+        figures.reward_vs_naturalness(*clouds, label=label, site=result.plan.domain.site),
         "Reward against naturalness. The horizontal axis is how surprised the pretrained model is by a sequence (NELBO, an "
-        "upper bound of minus its log-probability): designs to the right of the natural cloud look unlike anything it knows.",
+        "upper bound of minus its log-probability). Natural is where the natural cloud is: designs to the right of it look "
+        "unlike anything the model knows, designs to the left of it are too easy to guess, such as long runs of one letter.",
     )
     if result.samples.trace is not None:
-        yield (
-            "trace",
-            plots.trace(_mean_trace(result.samples.trace), label=f"predicted {label}"),
-            "The run from noise (t = 1) to finished sequences (t = 0). Above: the share of samples that carry the weight; it "
-            "falls where a few count for many. Below: the reward expected of the unfinished sequences.",
-        )
-    yield (
-        "logo",
-        plots.logo(sets["steered"].x),
-        "Which bases the designs share at each position. Low stacks everywhere mean that the designs differ freely; a tall "
-        "letter is a base that most of them have, by a constraint or because the reward wants it.",
+        trace = _mean_trace(result.samples.trace)
+        yield Drawing("trace", figures.trace(trace, label=label), _trace_caption(bool(trace["ess"].isfinite().any())))
+
+
+def _trace_caption(grouped: bool) -> str:
+    run, value = (
+        "The run from noise (t = 1) to finished sequences (t = 0).",
+        "the reward expected of the unfinished ones.",
+    )
+    if not grouped:
+        return f"{run} Shown is {value}"
+    return (
+        f"{run} Above: the share of the particles of a group that carry its weight; it falls where a few count for many. "
+        f"Below: {value}"
     )
 
 
@@ -181,9 +177,9 @@ def phrase(node: Any) -> str:
 def _came_out(result: Result) -> Iterator[str]:
     sets = [name for name in summary.SETS if name in result.metrics]
     columns, kinds = ["", *sets, "meaning"], ["", *("n" for _ in sets), "small"]
-    meanings = getattr(_domain_module(result, "metrics"), "METRICS", {})
+    meanings = getattr(result.plan.domain.metrics, "meanings", {})
     yield page.heading("What came out")
-    rows = summary.rows(result.metrics).items()
+    rows = summary.rows(result.metrics, site=result.plan.domain.site).items()
     yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)
     described = [("natural", "natural sequences, most of which the model was trained on")] * ("natural" in sets)
     described += [("pretrained", "samples of the model as it is"), ("steered", "the designs")]
@@ -246,7 +242,8 @@ def _failures(count: int) -> str:
 def _caveats(result: Result) -> Iterator[str]:
     yield (
         "Rewards are predictions, and optimisation finds their errors. Trust a design more where the held-out reward, another "
-        "kind of model on other data, agrees, and where the naturalness stays within that of natural sequences."
+        "kind of model on other data, agrees, and where the NELBO stays within the range of natural sequences: neither above "
+        "it nor below."
     )
     weights = result.samples.log_weight
     yield (

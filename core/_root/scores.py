@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .core.denoiser import Restricted
-from .core.diffusion import Diffusion
 from .core.tilt import Tilt
 
 if TYPE_CHECKING:
@@ -67,19 +64,9 @@ def _parts(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([piece[name] for piece in pieces]).double().cpu() for name in pieces[0]}
 
 
-@torch.no_grad()
 def naturalness(plan: Plan, scored: Scored, draws: int, generator: torch.Generator) -> Scored:
     """The same set with its NELBO in nats per site, under the pretrained law without any template."""
-    free = unrestricted(plan.tilt.diffusion)
-    pieces = scored.x.to(free.device).split(ROWS)
-    bound = torch.cat([free.elbo(piece, draws=draws, generator=generator) for piece in pieces])
-    return replace(scored, nelbo=-bound.double().cpu() / math.prod(free.shape))
-
-
-def unrestricted(diffusion: Diffusion) -> Diffusion:
-    """The law before a template restricted it."""
-    inner = diffusion.denoiser
-    return replace(diffusion, denoiser=inner.denoiser, start=None) if isinstance(inner, Restricted) else diffusion
+    return replace(scored, nelbo=plan.domain.nelbo(scored.x, draws=draws, generator=generator))
 
 
 def natural(domain: Domain, n: int, generator: torch.Generator) -> Tensor | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .core.observers import quantiles
+
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
     from .job import Result
 
@@ -16,10 +19,10 @@ ROWS = (
     ("reward_top_decile_mean", "reward, mean of the best tenth", ".2f"),
     ("heldout_median", "held-out reward, median", ".2f"),
     ("heldout_of_reward_top_decile", "held-out reward of the best tenth by reward", ".2f"),
-    ("kmer3_correlation", "3-mer correlation with natural", ".3f"),
-    ("kmer6_correlation", "6-mer correlation with natural", ".3f"),
-    ("motif_correlation", "motif correlation with natural", ".3f"),
-    ("nelbo_median", "NELBO (nats per base), median", ".3f"),
+    ("kmer3_correlation", "3-mer correlation with natural, strand as given", ".3f"),
+    ("kmer6_correlation", "6-mer correlation with natural, strand as given", ".3f"),
+    ("motif_correlation", "motif correlation with natural, either strand", ".3f"),
+    ("nelbo_median", "NELBO, median (nats per {site}; compare with natural)", ".3f"),
     ("nearest_hamming_median", "bases to the nearest natural one, median", ".0f"),
     ("diversity", "diversity", ".3f"),
     ("unique", "distinct", "d"),
@@ -43,11 +46,13 @@ def number(value: Any, form: str) -> str:
     return format(round(value) if form.endswith("d") else value, form)
 
 
-def rows(metrics: Mapping[str, Any], keys: Container[str] | None = None) -> dict[str, tuple[str, list[str]]]:
-    """By key, words and one figure for each set, wherever any set has a figure."""
+def rows(
+    metrics: Mapping[str, Any], keys: Container[str] | None = None, site: str = "site"
+) -> dict[str, tuple[str, list[str]]]:
+    """By key, words and one figure for each set, wherever any set has a figure; `site` is what one site is called."""
     sets = [metrics[name] for name in SETS if name in metrics]
     return {
-        key: (words, [number(each.get(key), form) for each in sets])
+        key: (words.format(site=site), [number(each.get(key), form) for each in sets])
         for key, words, form in ROWS
         if (keys is None or key in keys) and any(each.get(key) is not None for each in sets)
     }
@@ -62,7 +67,7 @@ def table(result: Result) -> Table:
     for name in SETS:
         if name in result.metrics:
             shown.add_column(name, justify="right")
-    for words, figures in rows(result.metrics, BRIEF).values():
+    for words, figures in rows(result.metrics, BRIEF, result.plan.domain.site).values():
         shown.add_row(words, *figures)
     return shown
 
@@ -89,7 +94,8 @@ def _differing(commands: Sequence[str]) -> list[str]:
 
 def warnings(result: Result) -> list[str]:
     """What a reader must know before trusting the designs, from the figures of this very run."""
-    return [text for check in (_early, _excluded, _exploited, _beyond, _unnatural, _alike) if (text := check(result))]
+    checks = (_early, _excluded, _exploited, _beyond, _unnatural, _words, _alike)
+    return [text for check in checks if (text := check(result))]
 
 
 def _early(result: Result) -> str:
@@ -122,27 +128,71 @@ def _exploited(result: Result) -> str:
 
 
 def _beyond(result: Result) -> str:
-    natural = result.sets.get("natural")
-    if natural is None or not bool(natural.reward.isfinite().any()):
-        return ""
-    best = float(natural.reward[natural.reward.isfinite()].max())
-    above = int((result.sets["steered"].reward > best).sum())
-    if 2 * above < len(result.sets["steered"]):
+    said = list(filter(None, (_above(result, name) for name in ("reward", "heldout"))))
+    if not said:
         return ""
     return (
-        f"{above} of {len(result.sets['steered'])} designs have a higher reward than any of {len(natural)} natural sequences "
-        f"({best:.2f}). A learned reward extrapolates there: take its order seriously, and its numbers with caution."
+        f"{' and '.join(said)} are beyond all {len(result.sets['natural'])} natural sequences. A learned reward extrapolates "
+        "there: take its order seriously, and its numbers with caution."
     )
 
 
-def _unnatural(result: Result) -> str:
-    before, after = (result.metrics[name].get("nelbo_median") for name in ("pretrained", "steered"))
-    if before is None or after is None or abs(after - before) < 0.1:
+def _above(result: Result, name: str) -> str:
+    """How many designs a reward puts above every natural sequence, where these are at least half; empty otherwise."""
+    natural, steered = result.sets.get("natural"), result.sets["steered"]
+    usual, values = None if natural is None else _finite(getattr(natural, name)), getattr(steered, name)
+    if usual is None or not len(usual) or values is None:
         return ""
-    figures = f"({after:.3f} against {before:.3f} nats per base)"
-    if after < before:
-        return f"The model finds the designs easier to predict than its own samples {figures}: look for repeats and long runs."
-    return f"The designs are less natural than samples of the model {figures}. A larger alpha keeps them closer."
+    best = float(usual.max())
+    above = int((values > best).sum())
+    words = {"heldout": "held-out reward"}.get(name, name)
+    return f"{above} of {len(steered)} designs by the {words} (above {best:.2f})" if 2 * above >= len(steered) else ""
+
+
+def _finite(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values[values.isfinite()]
+
+
+def _unnatural(result: Result) -> str:
+    """Too many designs outside of the NELBO that 9 in 10 natural (or, for want of these, pretrained) ones have."""
+    usual, name = _usual(result)
+    ours = _finite(result.sets["steered"].nelbo)
+    if usual is None or ours is None or not len(usual) or not len(ours):
+        return ""
+    low, high = quantiles(usual, (0.05, 0.95))
+    hard, easy = int((ours > high).sum()), int((ours < low).sum())
+    site, (median,) = result.plan.domain.site, quantiles(ours, (0.5,))
+    said = [
+        f"{count} of {len(ours)} designs are {words} for the model than 19 in 20 {name} (NELBO {side}, median {median:.3f} "
+        f"nats per {site}): {meaning}"
+        for count, words, side, meaning in (
+            (hard, "harder to guess", f"above {high:.3f}", "unlike what it knows. A larger alpha keeps them closer."),
+            (easy, "easier to guess", f"below {low:.3f}", "no praise. Look for repeats and long runs of one letter."),
+        )
+        if 5 * count > len(ours)
+    ]
+    return " ".join(said)
+
+
+def _usual(result: Result) -> tuple[Tensor | None, str]:
+    """The NELBO that is normal, and whose it is."""
+    natural = result.sets.get("natural")
+    return (
+        (_finite(result.sets["pretrained"].nelbo), "samples of it")
+        if natural is None
+        else (_finite(natural.nelbo), "natural sequences")
+    )
+
+
+def _words(result: Result) -> str:
+    """Words of three letters: what NELBO may not show, since each of many small shifts is easy to guess."""
+    reached, possible = (result.metrics["steered"].get(f"kmer3_{name}") for name in ("correlation", "ceiling"))
+    if reached is None or possible is None or reached > possible - 0.1:
+        return ""
+    return (
+        f"The designs do not use words of three bases as natural sequences do (correlation {reached:.2f}, where as many natural "
+        f"ones reach {possible:.2f}). A larger alpha keeps them closer."
+    )
 
 
 def _alike(result: Result) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ...dna import ALPHABET
-from ..base import Domain
+from ..base import Domain, Drawing
 from .codec import DnaCodec
 from .constraints import Template, check
-from .metrics import evaluate
+from .metrics import METRICS, evaluate
 from .prior import read_prior
 from .reference import Reference
 
@@ -47,9 +47,11 @@ def load(
         diffusion=diffusion,
         alphabet=ALPHABET,
         codec=codec,
-        metrics=partial(_metrics, statistics),
+        metrics=DnaMetrics(statistics),
         export=partial(_export, codec),
         reference=statistics,
+        figures=_figures,
+        site="base",
         source=_source(prior, facts),
     )
     return domain if template is None else constrain(domain, template, forbidden)
@@ -67,8 +69,21 @@ def constrain(domain: Domain, template: str | Mapping[int | str, str], forbidden
     return replace(domain, diffusion=domain.diffusion.restrict(parsed.allowed), constraints=parsed.echo())
 
 
-def _metrics(reference: Reference, x: Tensor, **scores: Tensor | None) -> Mapping[str, float | int | None]:
-    return evaluate(x, reference, **scores)
+@dataclass(frozen=True)
+class DnaMetrics:
+    """The metrics of a domain with this reference; see `metrics.evaluate`."""
+
+    reference: Reference
+    meanings: ClassVar[Mapping[str, str]] = METRICS
+
+    def __call__(self, x: Tensor, **scores: Tensor | None) -> Mapping[str, float | int | None]:
+        return evaluate(x, self.reference, **scores)
+
+
+def _figures(sets: Mapping[str, Any]) -> Iterable[Drawing]:
+    from .plots import report_figures
+
+    return report_figures(sets)
 
 
 def _export(codec: DnaCodec, folder: Path, samples: Any, columns: Mapping[str, Any]) -> list[Path]:
@@ -81,5 +96,17 @@ def _export(codec: DnaCodec, folder: Path, samples: Any, columns: Mapping[str, A
 
 
 def _source(prior: str | Path, facts: Mapping[str, Any]) -> str:
-    figures = ", ".join(f"{name} {value}" for name, value in facts.items() if isinstance(value, int | float))
-    return f"{prior}: {facts.get('data', 'no description')} ({figures})"
+    """Where a prior came from and how good it is, in words; what its file does not say is left out."""
+    known = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+    learned = _join(known, ("training_sequences", "learned from {:,} of them"), ("training_groups", "in {:,} groups"))
+    bound = _join(known, ("validation_nelbo", "{:.4f}"), ("validation_nelbo_sem", "+- {:.4f}"))
+    chain = _join(known, ("markov_5", " (a Markov chain of order 5: {:.4f})"))
+    figure = (
+        f"{known.get('validation_sequences', 'others')} held out cost {bound} nats per base{chain}" if bound else ""
+    )
+    return "; ".join(filter(None, (f"{prior}: {facts.get('data', 'no description')}", learned, figure)))
+
+
+def _join(known: Mapping[str, float], *parts: tuple[str, str]) -> str:
+    """The parts whose figure is known, written out."""
+    return " ".join(form.format(known[name]) for name, form in parts if name in known)

@@ -36,7 +36,7 @@ METRICS: dict[str, str] = {
     "kmer3_both_strands_ceiling": "kmer3_both_strands_correlation of as many natural promoters",
     "kmer6_both_strands_ceiling": "kmer6_both_strands_correlation of as many natural promoters",
     "motif_ceiling": "motif_correlation of as many natural promoters",
-    "nearest_hamming_median": "median distance to the nearest natural promoter, either strand (bases)",
+    "nearest_hamming_median": "median distance to the nearest natural promoter, either strand; 0 for those themselves (bases)",
     "nearest_hamming_min": "smallest such distance (bases); 0 means that a natural promoter was copied",
     "nearest_identity_median": "median fraction of bases shared with the nearest natural promoter (0 to 1)",
     "reward_median": "median reward of the designs with a finite one (the reward's own unit)",
@@ -46,8 +46,10 @@ METRICS: dict[str, str] = {
     "heldout_top_decile_mean": "mean held-out score of the tenth best by the held-out oracle itself (its own unit)",
     "heldout_of_reward_top_decile": "mean held-out score of the tenth best by the optimised reward (its own unit)",
     "heldout_excluded": "designs without a finite held-out score (count)",
-    "nelbo_median": "median NELBO under the pretrained model, lower is more natural (nats per base)",
-    "nelbo_worst_decile_mean": "mean NELBO of the least natural tenth (nats per base)",
+    "nelbo_median": "median NELBO under the pretrained model: how hard a base is to guess; natural is neither above nor below "
+    "that of natural promoters (nats per base)",
+    "nelbo_top_decile_mean": "mean NELBO of the tenth that is hardest to guess (nats per base)",
+    "nelbo_bottom_decile_mean": "mean NELBO of the tenth that is easiest to guess, such as long runs (nats per base)",
     "nelbo_excluded": "designs without a finite NELBO (count)",
 }
 
@@ -226,10 +228,11 @@ def _nearest(tokens: Tensor, reference: Reference) -> dict[str, float | int]:
 
 def _summary(name: str, value: Tensor) -> dict[str, float | int]:
     finite = value[value.isfinite()]
-    decile = "worst" if name == "nelbo" else "top"
+    low = {f"{name}_bottom_decile_mean": _of_top_decile(value, -value)} if name == "nelbo" else {}
     return {
         f"{name}_median": float(finite.quantile(0.5)) if len(finite) else math.nan,
-        f"{name}_{decile}_decile_mean": _of_top_decile(value, value),
+        f"{name}_top_decile_mean": _of_top_decile(value, value),
+        **low,
         f"{name}_excluded": len(value) - len(finite),
     }
 

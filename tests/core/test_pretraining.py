@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs
 from tiltflow.core.networks import ConvDenoiser
-from tiltflow.core.pretraining import Pretraining, pretrain
+from tiltflow.core.pretraining import Pretraining, nelbo, pretrain
 from tiltflow.core.processes import Masked
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
 from tiltflow.core.worlds import MaskedWorld
@@ -116,11 +116,35 @@ def test_an_interruption_between_checkpoints_goes_back_to_the_last(tmp_path):
     assert same(weights(whole), weights(broken))
 
 
-def test_a_finished_run_gives_its_weights_again(tmp_path):
+def test_a_finished_run_gives_its_weights_and_its_end_again(tmp_path):
+    """Once, so that what follows the loop over it finds its progress."""
     one, two = make(), make(seed=5)
-    run(one, checkpoint=tmp_path / "c")
-    assert run(two, checkpoint=tmp_path / "c") is None
+    last = run(one, checkpoint=tmp_path / "c")
+    assert list(pretrain(two, batches, WORLD.sequences, SETTINGS, checkpoint=tmp_path / "c")) == [last]
     assert same(weights(one), weights(two))
+
+
+def test_at_the_last_progress_the_averaged_weights_are_in_place(tmp_path):
+    """Also for a loop that is left there, and in evaluation mode."""
+    whole, left = make(), make()
+    run(whole)
+    for progress in pretrain(left, batches, WORLD.sequences, SETTINGS):
+        if progress.step == progress.total:
+            break
+    assert same(weights(whole), weights(left))
+    assert not left.denoiser.training
+
+
+def test_the_bound_of_many_samples_is_in_nats_per_site():
+    """In parts, on the CPU, in float64, without a graph; each sample's own mean over noise levels."""
+    diffusion = make()
+    found = nelbo(diffusion, WORLD.sequences, draws=5, generator=torch.Generator().manual_seed(1), rows=10)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        parts = [diffusion.elbo(part, draws=5, generator=generator) for part in WORLD.sequences.split(10)]
+    torch.testing.assert_close(found, -torch.cat(parts).double() / 3, rtol=1e-12, atol=0)
+    assert found.dtype == torch.float64
+    assert not found.requires_grad
 
 
 def test_training_and_validation_touch_no_global_randomness():

@@ -15,6 +15,7 @@ from tiltflow.core import (
     Completions,
     Denoiser,
     Diffusion,
+    Doob,
     ImportanceResampling,
     Meter,
     PosteriorMean,
@@ -90,6 +91,10 @@ SMC_CASES = [
     (SMC(16, "max", interval=3, threshold=1.0, resampling="stratified"), "exact"),
     (SMC(4, threshold=1.0), "plug-in"),
     (SMC(1, "sum"), "plug-in"),
+    *[(SMC(n, threshold=threshold), value) for n in (4, 16, 64) for threshold in (0.5, 1.0) for value in ("exact", "plug-in")],
+    (SMC(4, proposal=Doob()), "plug-in"),
+    (SMC(8, "max", interval=2, threshold=1.0, proposal=Doob()), "random"),
+    (SMC(8, "sum", tempering=1.0, resampling="residual", proposal=Doob(strength=0.5)), "plug-in"),
 ]
 VALUES = {"exact": None, "plug-in": PosteriorMean(), "random": Completions(2)}
 
@@ -105,11 +110,21 @@ def test_svdd_weights_are_unbiased(candidates, value):
     unbiased(SVDD(candidates), MILD.tilt(value=VALUES[value]), MILD, seed=2)
 
 
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("method", [Doob(), Doob(strength=0.5), Doob(strength=1.5)], ids=str)
+def test_doob_weights_are_unbiased(method, value):
+    unbiased(method, MILD.tilt(value=VALUES[value]), MILD, seed=9)
+
+
 def test_importance_resampling_weights_are_unbiased():
     unbiased(ImportanceResampling(4), MILD.tilt(), MILD, seed=3)
 
 
-@pytest.mark.parametrize("method", [SVDD(4), SMC(8, threshold=1.0), SMC(4, "max", resampling="residual")], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [SVDD(4), SMC(8, threshold=1.0), SMC(4, "max", resampling="residual"), Doob(), SMC(4, proposal=Doob())],
+    ids=str,
+)
 @pytest.mark.parametrize("base", ["parallel", "restricted"])
 def test_weights_are_those_of_the_samplers_own_law(method, base):
     """Ancestral sampling in two steps, and tokens that are not allowed: p_T, not p, is what is tilted."""
@@ -515,7 +530,8 @@ def test_a_trace_has_a_row_for_every_step(method, generator):
     trace = samples.trace
     assert {len(column) for column in trace.values()} == {4}
     torch.testing.assert_close(trace["t"], tilt.diffusion.times[1:])
-    assert bool(((trace["ess"] > 0) & (trace["ess"] <= 1 + 1e-9)).all())
+    shares = trace["ess"]
+    assert bool((shares.isnan() if method.group == 1 else (shares > 0) & (shares <= 1 + 1e-9)).all())
     assert bool((trace["value_q10"] <= trace["value_median"]).all())
     assert bool((trace["value_median"] <= trace["value_q90"]).all())
     assert bool((trace["forward_rows"].diff() >= 0).all())

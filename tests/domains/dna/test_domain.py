@@ -63,3 +63,33 @@ def test_metrics_are_json_numbers_about_the_samples(domain, generator):
     figures = domain.metrics(x, reward=gc(x))
     assert figures["reward_median"] == pytest.approx(float(gc(x).quantile(0.5)))
     assert all(value is None or isinstance(value, int | float) for value in figures.values())
+
+
+def test_nelbo_is_that_of_the_free_model_in_nats_per_base(domain, generator):
+    x = domain.diffusion.sample(5, generator=generator(0))
+    expected = -domain.diffusion.elbo(x, draws=3, generator=generator(1)).double() / 80
+    for each in (domain, constrain(domain, "N40 GGGGGGGGGG N*")):
+        found = each.nelbo(x, draws=3, generator=generator(1))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        assert found.dtype == torch.float64
+
+
+def test_the_source_is_a_sentence_about_the_model(tmp_path, domain):
+    facts = {"data": "my library", "training_sequences": 12000, "training_groups": 90, "validation_sequences": 7}
+    facts |= {"validation_nelbo": 1.25, "validation_nelbo_sem": 0.01, "markov_5": 1.3, "batch": 128}
+    save_prior(tmp_path / "q.safetensors", build(80, channels=4, kernel=3, dilations=(1,)), facts)
+    assert load(tmp_path / "q.safetensors").source.partition(": ")[2] == (
+        "my library; learned from 12,000 of them in 90 groups; 7 held out cost 1.2500 +- 0.0100 nats per base "
+        "(a Markov chain of order 5: 1.3000)"
+    )
+    assert domain.source.endswith(": noise")
+
+
+def test_figures_and_meanings_come_with_the_domain(domain):
+    from tiltflow.scores import Scored
+
+    x = torch.randint(4, (6, 80), generator=torch.Generator().manual_seed(0))
+    (drawing,) = domain.figures({"steered": Scored(x, gc(x))})
+    assert drawing.name == "logo"
+    assert "6 sequences" in drawing.figure.axes[0].get_title(loc="left")
+    assert domain.metrics.meanings.keys() >= domain.metrics(x, reward=gc(x)).keys()

@@ -175,7 +175,8 @@ def test_scores_are_summarised_by_hand(reference: Reference) -> None:
         "heldout_of_reward_top_decile": -16.5,
         "heldout_excluded": 1,
         "nelbo_median": 1.5,
-        "nelbo_worst_decile_mean": pytest.approx(2 - 1 / 38),
+        "nelbo_top_decile_mean": pytest.approx(2 - 1 / 38),
+        "nelbo_bottom_decile_mean": pytest.approx(1 + 1 / 38),
         "nelbo_excluded": 0,
     }
     assert {key: report[key] for key in expected} == expected

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,6 +129,46 @@ def test_trace_runs_from_noise_to_data(columns: dict[str, torch.Tensor]) -> None
     assert top.get_xlim() == bottom.get_xlim() == (1, 0)
     assert torch.as_tensor(top.lines[0].get_ydata()).tolist() == columns["ess"].tolist()
     assert torch.as_tensor(bottom.lines[0].get_ydata()).tolist() == columns["value_median"].tolist()
+
+
+def test_a_trace_without_groups_has_one_panel(columns: dict[str, torch.Tensor]) -> None:
+    alone = plots.trace({**columns, "ess": columns["ess"] * math.nan}, "r").axes
+    assert [axes.get_title(loc="left") for axes in alone] == ["Value along the steps: r"]
+
+
+def test_names_and_titles_can_be_chosen(reference: Reference, columns: dict[str, torch.Tensor]) -> None:
+    a, b, c = (normal(5, mean, 0) for mean in (1, 2, 3))
+    tokens = reference.tokens[:5]
+    histogram = plots.reward_histogram(a, b, c, names=("mild", "hot", "wild"), title="Before")
+    clouds = plots.reward_vs_naturalness(
+        (a, a), (b, b), (c, c), names=("hot", "mild", "wild"), title="Cloud", site="base"
+    )
+    words = plots.kmer_scatter(tokens, reference, names=("mine", "theirs"), title="Words")
+    for figure, expected in ((histogram, ["wild", "mild", "hot"]), (clouds, ["wild", "mild", "hot"])):
+        legend = [text.get_text().split(" ")[0] for text in figure.axes[0].get_legend().get_texts()]
+        assert legend == expected
+    assert f"median {float(b.quantile(0.5)):.3g}" in histogram.axes[0].get_legend().get_texts()[2].get_text()
+    assert "nats per base" in clouds.axes[0].get_xlabel()
+    assert words.axes[0].get_xlabel() == "in theirs (% of 3-mers)"
+    assert words.axes[0].get_ylabel() == "in mine (% of 3-mers)"
+    drawn = (histogram, clouds, words, plots.trace(columns, title="Way"), plots.logo(tokens, title="Mine"))
+    titles = [figure.axes[-1 if figure is drawn[3] else 0].get_title(loc="left") for figure in drawn]
+    assert titles == ["Before", "Cloud", "Words", "Way", "Mine (axis to 2 of 2 bits)"]
+
+
+def test_show_writes_says_where_and_displays_in_a_notebook(
+    tmp_path: Path, reference: Reference, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    displayed: list[str] = []
+    notebook = SimpleNamespace(get_ipython=object)
+    pictures = SimpleNamespace(Image=lambda filename, width: filename, display=displayed.append)
+    for name, ipython in (("terminal", SimpleNamespace(get_ipython=lambda: None)), ("notebook", notebook)):
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", pictures)
+        plots.show(plots.logo(reference.tokens[:1, :9]), tmp_path / f"{name}.png")
+        assert capsys.readouterr().out == f"figure: {tmp_path / name}.png\n"
+        assert (tmp_path / f"{name}.png").exists()
+    assert displayed == [str(tmp_path / "notebook.png")]
 
 
 def test_letter_heights_follow_schneider() -> None:

@@ -1,0 +1,134 @@
+"""The figures that every domain has: rewards before and after, reward against naturalness, the trace of a run.
+
+Every function returns a matplotlib `Figure` that belongs to no window and touches no global state; `canvas.save` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .canvas import DESIGNS, NATURAL, PRETRAINED, finish, legend_below, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["reward_histogram", "reward_vs_naturalness", "trace"]
+
+_Cloud = tuple[Tensor, Tensor]  # reward [B], NELBO [B] in nats per site
+
+
+def reward_histogram(
+    before: Tensor,
+    after: Tensor,
+    natural: Tensor | None = None,
+    label: str = "reward",
+    *,
+    names: tuple[str, str, str] = ("pretrained", "designs", "natural"),
+    title: str = "Reward before and after",
+) -> Figure:
+    """How rewards `before` (pretrained samples) [A] and `after` (designs) [B] are distributed, and `natural` [N].
+
+    Rewards that are not finite are counted in the legend, not drawn.
+
+    Args:
+        label: the reward's name with its unit. names: of the sets, in the order of the arguments.
+    """
+    import numpy as np
+
+    sets = zip(names, (before, after, natural), (PRETRAINED, DESIGNS, NATURAL), strict=True)
+    drawn = [(name, _on_cpu(values), colour) for name, values, colour in sets if values is not None]
+    drawn = drawn[2:] + drawn[:2]  # natural behind the others
+    figure, (axes,) = panels(1, 7.0, 4.6)
+    edges = np.histogram_bin_edges(torch.cat([v[v.isfinite()] for _, v, _ in drawn]).numpy(), bins=30)
+    for name, values, colour in drawn:
+        _bars(axes, values, edges, colour, name)
+    finish(axes, label, "fraction of the set", title)
+    legend_below(axes)
+    return figure
+
+
+def reward_vs_naturalness(
+    designs: _Cloud,
+    pretrained: _Cloud | None = None,
+    natural: _Cloud | None = None,
+    label: str = "reward",
+    *,
+    names: tuple[str, str, str] = ("designs", "pretrained", "natural"),
+    title: str = "Reward against naturalness",
+    site: str = "site",
+) -> Figure:
+    """Reward against NELBO under the pretrained model, one dot a sample; each cloud is (reward [B], NELBO [B]).
+
+    NELBO in nats per site. Natural is where the natural cloud is: samples far right of it are like nothing that the model
+    knows, and samples far left of it are too easy to guess, such as long runs of one letter.
+
+    Args:
+        label: the reward's name with its unit. names: of the clouds, in the order of the arguments.
+        site: what one site is called, such as "base".
+    """
+    figure, (axes,) = panels(1, 7.0, 5.2)
+    looks = ((DESIGNS, "D", 26), (PRETRAINED, "o", 26), (NATURAL, ".", 30))
+    clouds = list(zip(names, (designs, pretrained, natural), looks, strict=True))
+    for name, cloud, (colour, marker, size) in reversed(clouds):  # designs on top
+        if cloud is not None:
+            reward, nelbo = (_on_cpu(values) for values in cloud)
+            kept = reward.isfinite() & nelbo.isfinite()
+            shown: dict[str, Any] = {"label": _counted(name, kept), "c": colour, "marker": marker, "s": size}
+            axes.scatter(nelbo[kept].numpy(), reward[kept].numpy(), alpha=0.65, linewidths=0, **shown)
+    finish(axes, f"NELBO under the pretrained model (nats per {site}; left: easier to guess)", label, title)
+    legend_below(axes)
+    return figure
+
+
+def trace(columns: Mapping[str, Tensor], label: str = "value", *, title: str | None = None) -> Figure:
+    """Effective sample size and predicted reward along the steps of one run, from noise (t = 1) to data (t = 0).
+
+    `columns`, as `tiltflow.core.observers.Trace.table` gives them, each [S]: "t", "ess" (fraction, 0 to 1; all NaN for a
+    method without groups, and then not drawn), "value_q10", "value_median", "value_q90" (in the reward's unit). NaN
+    leaves a gap. `title` stands above the value instead of words with `label`.
+    """
+    names = ("t", "ess", "value_q10", "value_median", "value_q90")
+    t, ess, low, median, high = (_on_cpu(columns[name]).numpy() for name in names)
+    marker = "o" if len(t) == 1 else ""
+    grouped = not bool(columns["ess"].isnan().all())
+    figure, rows = panels(1 + grouped, 7.0, 3.2 + 2.0 * grouped)
+    if grouped:
+        rows[0].plot(t, ess, color=PRETRAINED, linewidth=2, marker=marker)
+        rows[0].set_ylim(0, 1.05)
+        finish(rows[0], "", "fraction", "Effective sample size of a group along the steps")
+    rows[-1].fill_between(t, low, high, color=DESIGNS, alpha=0.25, linewidth=0)
+    rows[-1].plot(t, median, color=DESIGNS, linewidth=2, marker=marker)
+    finish(rows[-1], "time t (1: noise, 0: data)", "median, 10 to 90 %", title or f"Value along the steps: {label}")
+    rows[-1].set_xlim(1, 0)
+    return figure
+
+
+def _on_cpu(values: Tensor) -> Tensor:
+    return values.detach().double().cpu()
+
+
+def _counted(name: str, kept: Tensor) -> str:
+    """`name` with how many of [B] are shown, and how many are not."""
+    missing = len(kept) - int(kept.sum())
+    return f"{name} ({int(kept.sum())})" + (f", {missing} not finite" if missing else "")
+
+
+def _bars(axes: Axes, values: Tensor, edges: Any, colour: str, name: str) -> None:
+    """One histogram of `values` [B] as fractions, and a dashed line at the median."""
+    kept = values[values.isfinite()]
+    text = _counted(name, values.isfinite())
+    if len(kept):
+        median = float(kept.quantile(0.5))
+        text += f", median {median:.3g}"
+        axes.axvline(median, color=colour, linewidth=2, linestyle="--")
+        # Only the bins between the extremes: the outline would otherwise run along the axis from end to end.
+        edges = edges[max(0, (edges <= float(kept.min())).sum() - 1) : (edges < float(kept.max())).sum() + 1]
+    shares = [1 / max(1, len(kept))] * len(kept)
+    axes.hist(
+        kept.numpy(), edges, weights=shares, histtype="stepfilled", fc=(colour, 0.25), ec=colour, lw=1.8, label=text
+    )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Estimator, Known, Restricted, denoise_once
+from .likelihood import log_likelihood
 from .processes.base import Process
 from .samplers import Ancestral, Sampler, denoise
 from .schedules import check_grid, uniform_grid
@@ -60,8 +61,8 @@ class Diffusion:
 
     @property
     def base_times(self) -> Tensor:
-        """float64 `[steps + 1]`: the given grid, or the uniform one."""
-        return uniform_grid(self.steps) if self.grid is None else self.grid
+        """float64 `[steps + 1]`: the given grid, or the process's own, or the uniform one."""
+        return getattr(self.process, "grid", uniform_grid)(self.steps) if self.grid is None else self.grid
 
     @property
     def times(self) -> Tensor:
@@ -135,6 +136,13 @@ class Diffusion:
         clean = self.clean(noised.x, noised.t, cond)
         terms = noised.importance * self.process.elbo(clean, repeated, noised.x, noised.t)
         return terms.reshape(-1, draws).mean(1)
+
+    def log_likelihood(self, x0: Tensor, **options: Any) -> Tensor:
+        """log p(x0) of x0 `[B, *shape]` by the probability flow of a Gaussian process, float64 `[B]` nats.
+
+        The options are those of `likelihood.log_likelihood`.
+        """
+        return log_likelihood(self, x0, **options)
 
     def infill(self, template: Tensor) -> Diffusion:
         """This law with more fixed sites: int64 `[L]`, masks where the model is free.

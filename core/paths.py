@@ -108,7 +108,9 @@ class VPLinear(_LinearBeta):
         return self.beta(t) / 2 * self.a(t) ** 2 / self.s(t)
 
     def inverse(self, log_snr: Tensor) -> Tensor:
-        return self._invert(torch.nn.functional.softplus(-log_snr, threshold=1e3))  # torch's own threshold is an error of 1e-9
+        return self._invert(
+            torch.nn.functional.softplus(-log_snr, threshold=1e3)
+        )  # torch's own threshold is an error of 1e-9
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class VPCosine(Path):
         return math.pi / 2 * self.end
 
     def a(self, t: Tensor) -> Tensor:
-        return torch.sin(math.pi / 2 * (1 - self.end * t))  # exactly 0 at the end, which the cosine of a rounded pi / 2 is not
+        return torch.sin(
+            math.pi / 2 * (1 - self.end * t)
+        )  # exactly 0 at the end, which the cosine of a rounded pi / 2 is not
 
     def s(self, t: Tensor) -> Tensor:
         return torch.sin(self._rate * t)
@@ -273,7 +277,9 @@ class Affine(Path):
         t = torch.linspace(0, 1, 257, dtype=torch.float64)
         a, s = self.a(t), self.s(t)
         if abs(float(a[0]) - 1) > 1e-9 or abs(float(s[0])) > 1e-9:
-            raise ValueError(f"A path starts at a = {float(a[0])}, s = {float(s[0])}; expected 1 and 0 at t = 0 (data).")
+            raise ValueError(
+                f"A path starts at a = {float(a[0])}, s = {float(s[0])}; expected 1 and 0 at t = 0 (data)."
+            )
         falls = self.log_snr(t).diff() < 0
         if bool((a < 0).any()) or bool((s < 0).any()) or not bool(falls.all()):
             raise ValueError("A path needs a, s >= 0 and a / s falling strictly from t = 0 (data) to 1 (noise).")
@@ -325,9 +331,7 @@ def _closed(times: Tensor) -> Tensor:
     return times
 
 
-def karras_grid(
-    path: Path, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> Tensor:
+def karras_grid(path: Path, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
     """sigma = s / a equally spaced in sigma^(1 / rho) from sigma_max to sigma_min, then 0 (Karras et al. 2022, eq. 5).
 
     Args:

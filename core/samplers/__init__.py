@@ -3,6 +3,24 @@
 from .ancestral import Ancestral
 from .base import Sampler, complete, denoise
 from .confidence import Confidence
+from .ddim import DDIM
+from .dpm import DPMSolver
 from .first_hitting import FirstHitting
+from .ode import EulerODE, HeunODE
+from .sde import EulerMaruyama, ExponentialSDE, InterpolantSDE
 
-__all__ = ["Ancestral", "Confidence", "FirstHitting", "Sampler", "complete", "denoise"]
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "Confidence",
+    "DPMSolver",
+    "EulerMaruyama",
+    "EulerODE",
+    "ExponentialSDE",
+    "FirstHitting",
+    "HeunODE",
+    "InterpolantSDE",
+    "Sampler",
+    "complete",
+    "denoise",
+]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..processes.base import Process
 from ..transitions import Transition
-from .base import check_truncation, need_tokens, truncate
-
-if TYPE_CHECKING:
-    from ..diffusion import Diffusion
+from .base import Sampler, check_truncation, need_tokens, truncate
 
 
 @dataclass(frozen=True)
-class Ancestral:
+class Ancestral(Sampler):
     """x_s ~ p(x_s | x_t) with p(x0 | x_t) in place of x0.
 
     Sites that are unmasked in the same step are drawn independently, so the law p_T approaches the model's own as the
@@ -32,9 +28,6 @@ class Ancestral:
 
     def __post_init__(self) -> None:
         check_truncation(self.temperature, self.top_p)
-
-    def times(self, diffusion: Diffusion) -> Tensor:
-        return diffusion.base_times
 
     def transition(
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor

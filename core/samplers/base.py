@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Known
 from ..processes.base import Process
+from ..processes.gaussian import Gaussian
 from ..states import is_discrete, log_normalise
 from ..transitions import Transition
 
@@ -21,17 +22,55 @@ if TYPE_CHECKING:
 
 
 class Sampler(Protocol):
-    """How one reverse step is taken."""
+    """How one reverse step is taken. Derive from it: what is not overridden is as stated here.
+
+    A single-step sampler gives `transition`. One that needs several estimates a step, or earlier ones, overrides `run` and
+    only samples; its `transition` says what to use instead.
+    """
+
+    @property
+    def single_step(self) -> bool:
+        """It gives a transition, so that it can be steered and tuned."""
+        return True
+
+    @property
+    def stochastic(self) -> bool:
+        """Its steps have noise, which steering by candidates and policy gradients need; those of an ODE have none."""
+        return True
 
     def times(self, diffusion: Diffusion) -> Tensor:
-        """float64 `[S + 1]` grid that this sampler runs on."""
-        ...
+        """float64 `[S + 1]` grid that this sampler runs on.
+
+        Raises:
+            ValueError: this sampler cannot serve this diffusion.
+        """
+        return diffusion.base_times
 
     def transition(
         self, process: Process, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor
     ) -> Transition:
         """p(x_s | x_t), given the clean estimate at (x, t)."""
         ...
+
+    def run(
+        self,
+        diffusion: Diffusion,
+        x: Tensor,
+        times: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        cond: Any = None,
+        clean: Tensor | None = None,
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """The whole loop, see `denoise`."""
+        known: Known | None = None
+        for t, s in pairwise(times.tolist()):
+            if clean is None:
+                clean = diffusion.clean(x, t, cond, known=known, distinct=known is None)  # the prior repeats itself
+            known = Known(x, clean)
+            x = diffusion.transition(x, t, s, cond, clean=clean).sample(generator=generator)
+            yield s, x, clean
+            clean = None
 
 
 def denoise(
@@ -48,14 +87,7 @@ def denoise(
     Args:
         x: `[B, *shape]`; times: descending `[S + 1]`; clean: the estimate at (x, times[0]), where at hand.
     """
-    known: Known | None = None
-    for t, s in pairwise(times.tolist()):
-        if clean is None:
-            clean = diffusion.clean(x, t, cond, known=known, distinct=known is None)  # the prior repeats itself
-        known = Known(x, clean)
-        x = diffusion.transition(x, t, s, cond, clean=clean).sample(generator=generator)
-        yield s, x, clean
-        clean = None
+    return diffusion.sampler.run(diffusion, x, times, generator=generator, cond=cond, clean=clean)
 
 
 def complete(
@@ -100,3 +132,18 @@ def check_truncation(temperature: float, top_p: float) -> None:
         raise ValueError(f"temperature is {temperature}; expected a positive number.")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; expected 0 < top_p <= 1.")
+
+
+def need_gaussian(process: Process, what: str) -> Gaussian:
+    """The process, or ValueError unless it is Gaussian."""
+    if not isinstance(process, Gaussian):
+        raise ValueError(f"{what} needs a Gaussian process, not {type(process).__name__}.")
+    return process
+
+
+def only_samples(why: str) -> ValueError:
+    """The error of a sampler without a transition."""
+    return ValueError(
+        f"{why}, so it has no transition: it samples, and cannot be steered or tuned. Use Ancestral, DDIM(eta), "
+        "ExponentialSDE or InterpolantSDE (with noise), or DDIM(eta=0) or EulerODE (without)."
+    )

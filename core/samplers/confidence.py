@@ -12,14 +12,14 @@ from torch import Tensor
 from ..processes.base import Process
 from ..processes.masked import Masked
 from ..transitions import CategoricalTransition, UnmaskingTransition
-from .base import check_truncation, need_tokens, truncate
+from .base import Sampler, check_truncation, need_tokens, truncate
 
 if TYPE_CHECKING:
     from ..diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(Sampler):
     """Each step unmasks the k sites of highest confidence (MaskGIT, Chang et al. 2022; Kim et al. 2025 for the margin).
 
     k follows the schedule: after the step the expected number of masks is left, none at t = 0. Trades diversity for

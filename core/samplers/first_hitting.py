@@ -11,14 +11,14 @@ from torch import Tensor
 from ..processes.base import Process
 from ..processes.masked import Masked
 from ..transitions import OneSiteTransition
-from .base import check_truncation, need_tokens, truncate
+from .base import Sampler, check_truncation, need_tokens, truncate
 
 if TYPE_CHECKING:
     from ..diffusion import Diffusion
 
 
 @dataclass(frozen=True)
-class FirstHitting:
+class FirstHitting(Sampler):
     """Unmask one uniformly chosen site a step (Zheng et al. 2024, "Masked diffusion models are secretly time-agnostic").
 
     The continuous-time reverse process unmasks sites one at a time in uniformly random order; only the times between are

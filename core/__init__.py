@@ -6,6 +6,7 @@ from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .observers import Observer, Progress, StopWhen, Trace
 from .parameterisations import Subs
+from .pretraining import Pretraining
 from .steering import SMC, SVDD, BestOfN, Doob, ImportanceResampling, Steering, steps
 from .tilt import Reward, RewardError, Samples, Tilt
 from .transitions import CategoricalTransition, GaussianTransition, Transition
@@ -27,6 +28,7 @@ __all__ = [
     "Meter",
     "Observer",
     "PosteriorMean",
+    "Pretraining",
     "Progress",
     "Reward",
     "RewardError",

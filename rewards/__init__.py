@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from .blackbox import BlackBox, BlackBoxError
     from .compose import Require, Sum, Target, Term
     from .expression import expression
-    from .learned import fitted
+    from .learned import CnnSettings, fit_cnn, fit_kmer_ridge, fitted
     from .motifs import MotifOccupancy
     from .sequences import ForbiddenSites, GcWindow, Homopolymer, MaxEdits, Repeats
 
 __all__ = [
     "BlackBox",
     "BlackBoxError",
+    "CnnSettings",
     "ForbiddenSites",
     "GcWindow",
     "Homopolymer",
@@ -32,6 +33,8 @@ __all__ = [
     "Target",
     "Term",
     "expression",
+    "fit_cnn",
+    "fit_kmer_ridge",
     "fitted",
 ]
 
@@ -39,7 +42,7 @@ _HOMES = {
     "blackbox": ("BlackBox", "BlackBoxError"),
     "compose": ("Require", "Sum", "Target", "Term"),
     "expression": ("expression",),
-    "learned": ("fitted",),
+    "learned": ("CnnSettings", "fit_cnn", "fit_kmer_ridge", "fitted"),
     "motifs": ("MotifOccupancy",),
     "sequences": ("ForbiddenSites", "GcWindow", "Homopolymer", "MaxEdits", "Repeats"),
 }

@@ -7,7 +7,7 @@ held out, to judge by. Units are those of the sorting experiment: bins 0 to 17, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -157,7 +157,7 @@ def _fit_oracle(
         campaign.labels[torch.from_numpy(rows)],
         generator=generator,
         names=HEADS,
-        settings=replace(settings, scanners=max(settings.scanners, len(campaign.motifs))),
+        settings=settings,
         motifs=campaign.motifs,
         flanks=campaign.flanks,
         groups=campaign.family[rows],

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +51,7 @@ class CnnSettings:
         epochs, batch: passes over the labels, rows a step.
         learning_rate: peak, after a tenth of the steps (100 at most); falls to 0 by a half cosine.
         weight_decay: of AdamW; ema: decay of the averaged weights, which are the ones kept.
+        scanners: at least as many as there are motifs to start from, whatever stands here.
     """
 
     epochs: int = 20
@@ -177,14 +178,13 @@ def fit_cnn(
         on_epoch: called with the number of epochs done and the validation loss (NaN without validation).
 
     Raises:
-        DnaError, ValueError: see `labelled`; or a validation share outside [0, 0.5], or more motifs than scanners.
+        DnaError, ValueError: see `labelled`; or a validation share outside [0, 0.5].
     """
     settings = settings or CnnSettings()
+    settings = replace(settings, scanners=max(settings.scanners, len(motifs)))
     data = labelled(tokens, labels, names, weights, groups)
     if not 0 <= validation <= 0.5:
         raise ValueError(f"validation={validation}: expected a share between 0 and 0.5")
-    if len(motifs) > settings.scanners:
-        raise ValueError(f"{len(motifs)} motifs for {settings.scanners} scanners: raise scanners or give fewer motifs")
     aside = torch.zeros(len(data.tokens), dtype=torch.bool)
     if validation > 0:
         aside = torch.from_numpy(data.folds(max(2, round(1 / validation)), generator) == 0)

@@ -111,7 +111,8 @@ class DnaCodec:
         """Sequences and number columns of a table with a header line, plain or gzip.
 
         Args:
-            column: holds the sequences. labels: columns of finite numbers, each a float64 `[B]` in the result.
+            column: holds the sequences. labels: columns of finite numbers, each a float64 `[B]` in the result; NaN where the
+                cell is empty (or NA, NaN), and the report counts these.
             names: column of names; None takes "name" where there is one, and seq1, seq2, ... otherwise.
             delimiter: one character; None tells comma, tab or semicolon by the header.
         """

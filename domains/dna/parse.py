@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from .files import CodecError, quoted, suggestion
 
+MISSING = ("", "na", "nan")  # cells that say, in any case, that nothing was measured
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -156,13 +158,16 @@ def _rows(reader: Iterator[list[str]], faults: list[Fault]) -> Iterator[tuple[in
 
 
 def _number(cell: str, line: int, column: str, faults: list[Fault]) -> float:
-    """The label, or NaN and a fault: a label that is missing or not finite would poison whatever is fitted to it."""
+    """The label; NaN where it is missing, and NaN and a fault where it is no finite number and so would poison a fit."""
+    if cell.strip().lower() in MISSING:
+        return math.nan
     try:
         value = math.nan if "_" in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        what = f"{quoted(cell)} is not a finite number" if cell.strip() else "the label is empty"
-        text = f"line {line}: column {quoted(column)}: {what}; write it like 1.5, or remove the row"
-        faults.append(Fault(line, "label", text))
+        what = (
+            f"{quoted(cell)} is not a finite number; write it like 1.5, or leave the cell empty where none was measured"
+        )
+        faults.append(Fault(line, "label", f"line {line}: column {quoted(column)}: {what}"))
     return value

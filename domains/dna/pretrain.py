@@ -15,6 +15,7 @@ from ...core.pretraining import Pretraining, Progress, nelbo, pretrain
 from ...dna import reverse_complement
 from .data import commonest, gene_families, load_promoters, split_by_gene
 from .prior import build, read_prior, save_prior
+from .relatives import split_families
 
 DRAWS = 64  # noise levels a sequence behind the validation figure of a card
 
@@ -70,25 +71,34 @@ def promoter_corpus(data_dir: str | Path, held_out: float = 0.1, seed: int = 0, 
     return corpus(promoters.tokens, promoters.genes, away, best[away[best]], both_strands, data)
 
 
-def sequence_corpus(tokens: Tensor, held_out: float = 0.1, seed: int = 0, both_strands: bool = True) -> Corpus:
-    """A user's own sequences int64 `[N, L]`, equal ones counted once, a random tenth held out.
+def sequence_corpus(
+    tokens: Tensor, held_out: float = 0.1, seed: int = 0, both_strands: bool = True, relatives: bool = True
+) -> Corpus:
+    """A user's own sequences int64 `[N, L]`, equal ones counted once, whole families of relatives held out.
+
+    Args:
+        held_out: fraction of the distinct sequences to validate on.
+        relatives: keep relatives on one side, see `relatives.split_families`; False holds single sequences out.
 
     Raises:
-        ValueError: too few distinct sequences to hold any out.
+        ValueError: too few distinct sequences to hold any out, or all of them relatives of one another.
     """
     distinct = tokens.unique(dim=0)
-    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
-    kept_out = int(len(distinct) * held_out)
-    if kept_out < 1 or len(distinct) < 20:
+    if len(distinct) < 20 or held_out * len(distinct) < 1:
         raise ValueError(
             f"{len(distinct)} distinct sequences are too few to learn from and hold some out; give at least 20."
         )
-    away = torch.zeros(len(distinct), dtype=torch.bool)
-    away[order[:kept_out]] = True
+    family, part = split_families(distinct, {"train": 1 - held_out, "out": held_out}, seed, relatives=relatives)
+    away = torch.from_numpy(part == "out")
+    if not bool(away.any()):
+        raise ValueError(
+            f"All {len(distinct)} distinct sequences are relatives of one another, so that none can be held out fairly. With "
+            "relatives=false single ones are: the validation then measures memory, too."
+        )
     names = [str(i) for i in range(len(distinct))]
-    return corpus(
-        distinct, names, away, away.nonzero().flatten(), both_strands, f"{len(distinct)} sequences of the user"
-    )
+    data = f"{len(distinct)} sequences of the user"
+    data += f" ({len(set(family.tolist()))} families of relatives)" if relatives else " (relatives not kept together)"
+    return corpus(distinct, names, away, away.nonzero().flatten(), both_strands, data)
 
 
 def markov_nats(corpus: Corpus, order: int, pseudocount: float = 0.05) -> float:

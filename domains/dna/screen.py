@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,6 +29,7 @@ class ReadReport:
         lower_case: of those kept, how many had lower-case letters (soft masking), read as upper case.
         repeated_names: names that occur more than once; they are kept as they are.
         skipped: one sentence for each sequence left out by a policy, with its line; counts by reason.
+        missing: of those kept, how many have no number, by label column; NaN stands for it.
     """
 
     source: str
@@ -37,6 +39,7 @@ class ReadReport:
     repeated_names: int = 0
     skipped: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.kept} of {self.found} sequences kept"]
@@ -45,12 +48,16 @@ class ReadReport:
             lines.append(f"{self.lower_case} with lower-case letters, read as upper case")
         if self.repeated_names:
             lines.append(f"{self.repeated_names} names occur more than once, kept as they are")
+        lines += [f"{name}: {number} of {self.kept} missing" for name, number in self.missing.items()]
         return "; ".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """What a file held, in its order: B names, tokens int64 `[B, L]`, labels float64 `[B]` by column, descriptions."""
+    """What a file held, in its order: B names, tokens int64 `[B, L]`, labels float64 `[B]` by column, descriptions.
+
+    A label is NaN where the cell was empty; fits leave such a label out and keep the others of its row.
+    """
 
     names: tuple[str, ...]
     tokens: Tensor
@@ -103,7 +110,7 @@ def gather(
     if problems:
         raise CodecError(listing(source, problems))
     kept = [(record, text) for record, text in inserts if len(text) == length]
-    report = _report(source, records, [record for record, _ in kept], faults)
+    report = _report(source, records, [record for record, _ in kept], faults, labels)
     if not kept:
         raise CodecError(listing(source, [f"{report.found} sequences, none left after skipping", *report.skipped]))
     columns = zip(*(record.labels for record, _ in kept), strict=True)
@@ -116,7 +123,10 @@ def gather(
     )
 
 
-def _report(source: str, records: list[Record], kept: list[Record], skipped: list[Fault]) -> ReadReport:
+def _report(
+    source: str, records: list[Record], kept: list[Record], skipped: list[Fault], labels: tuple[str, ...]
+) -> ReadReport:
+    missing = [(name, sum(math.isnan(record.labels[i]) for record in kept)) for i, name in enumerate(labels)]
     return ReadReport(
         source=source,
         found=len(records),
@@ -125,6 +135,7 @@ def _report(source: str, records: list[Record], kept: list[Record], skipped: lis
         repeated_names=sum(number > 1 for number in Counter(record.name for record in kept).values()),
         skipped=tuple(fault.text for fault in skipped),
         counts=dict(Counter(fault.kind for fault in skipped)),
+        missing={name: number for name, number in missing if number},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -344,12 +345,21 @@ def test_bad_labels_are_refused_by_both(change: dict[str, object], message: str)
             fit(**given, generator=generator())
 
 
+def test_there_are_scanners_for_all_motifs() -> None:
+    """However many are given; the facts say how many it became."""
+    tokens = random_tokens(30, 10)
+    few = replace(SMALL, epochs=1, scanners=2)
+    for count, expected in ((0, 2), (9, 9)):
+        motifs = [Pwm.from_consensus("TATA")] * count
+        model = fit_cnn(tokens, np.arange(30.0), generator=generator(), settings=few, motifs=motifs)
+        assert model.network.settings["scanners"] == expected
+        assert model.facts["settings"]["scanners"] == expected
+
+
 def test_bad_settings_are_refused() -> None:
     tokens, labels = random_tokens(30, 10), np.zeros(30)
     with pytest.raises(ValueError, match="expected a share"):
         fit_cnn(tokens, labels, generator=generator(), validation=0.9)
-    with pytest.raises(ValueError, match="9 motifs for 8 scanners"):
-        fit_cnn(tokens, labels, generator=generator(), settings=SMALL, motifs=[Pwm.from_consensus("TATA")] * 9)
     with pytest.raises(ValueError, match="is too small for these counts"):
         fit_kmer_ridge(
             random_tokens(30, 10), torch.randn(30, generator=generator()), (1,), strengths=[0.0], generator=generator()

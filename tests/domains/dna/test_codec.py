@@ -283,15 +283,28 @@ def test_the_unnamed_index_column_of_a_data_frame_is_no_obstacle(write):
         assert torch.equal(CODEC.read_csv(path).tokens, TOKENS[:1])
 
 
+def test_missing_labels_are_nan_and_counted(write):
+    content = "sequence,a,b,c\nACGTACGT,1,,2\nACGTACGT, ,NA,3\nACGTACGT,2,5,nan\nACGT,,,\n"
+    read = CODEC.read_csv(write(content, "in.csv"), labels=["a", "b", "c"], wrong_length="skip")
+    assert read.labels["a"].isnan().tolist() == [False, True, False]
+    assert read.labels["b"].isnan().tolist() == [True, True, False]
+    assert read.labels["a"][[0, 2]].tolist() == [1, 2]
+    assert read.report.missing == {"a": 1, "b": 2, "c": 1}  # of the rows that are kept
+    assert "b: 2 of 3 missing" in str(read.report)
+    assert " missing" not in str(CODEC.read_csv(write(HEADER + "ACGTACGT,1\n", "whole.csv"), labels="YPD").report)
+
+
 def test_csv_round_trip_is_exact(tmp_path):
     tokens = random_tokens(30, 8, 2)
     numbers = torch.randn(30, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    holes = torch.where(numbers > 0, numbers, torch.nan)
     names = [f'{i}, "quoted"; é' for i in range(30)]
     path = tmp_path / "out.csv.gz"
-    columns = {"name": names, "sequence": tokens, "a": numbers, "b": numbers.float(), "c": numbers.tolist()}
+    columns = {"name": names, "sequence": tokens, "a": numbers, "b": numbers.float(), "c": numbers.tolist(), "d": holes}
     CODEC.write_csv(path, columns)
-    read = CODEC.read_csv(path, labels=("a", "b", "c"))
+    read = CODEC.read_csv(path, labels=("a", "b", "c", "d"))
     assert torch.equal(read.tokens, tokens)
+    assert torch.equal(read.labels["d"].nan_to_num(-9), holes.nan_to_num(-9))
     assert read.names == tuple(names)
     assert torch.equal(read.labels["a"], numbers)
     assert torch.equal(read.labels["b"].float(), numbers.float())
@@ -327,9 +340,9 @@ HEADER = "sequence,YPD\n"
         ("sequence,YPD,YPD\nACGTACGT,1,2\n", ["line 1: 2 columns are called 'YPD'"]),
         (HEADER + "ACGTACGT\n", ["line 2: 1 cells, the header has 2"]),
         (HEADER + "ACGTACGT,1,5\n", ["line 2: 3 cells, the header has 2"]),
-        (HEADER + "ACGTACGT,\n", ["line 2: column 'YPD': the label is empty"]),
         (HEADER + "ACGTACGT,high\n", ["line 2: column 'YPD': 'high' is not a finite number"]),
-        (HEADER + "ACGTACGT,nan\n", ["'nan' is not a finite number"]),
+        (HEADER + "ACGTACGT,inf\n", ["'inf' is not a finite number"]),
+        (HEADER + "ACGTACGT,n.d.\n", ["'n.d.' is not a finite number", "leave the cell empty"]),
         (HEADER + "ACGTACGT,1_0\n", ["'1_0' is not a finite number"]),
         (HEADER + ",1\n", ["line 2: sequence 'seq1' has no letters"]),
         (HEADER + "ACNTACGT,1\n", ["line 2, position 3: 'N' is ambiguous"]),
@@ -361,7 +374,7 @@ def test_lines_are_counted_through_quoted_line_breaks_and_blank_lines(write):
 def test_all_problems_of_a_table_come_together(write):
     text = message(CODEC.read_csv, write(HEADER + "ACGT,1\nACGTACGT,x\nNCGTACGT,\nA,1,2\n", "in.csv"), labels="YPD")
     places = [line.strip().split(":")[0] for line in text.splitlines()[1:]]
-    assert places == ["line 2", "line 3", "line 4", "line 4, position 1", "line 5"]
+    assert places == ["line 2", "line 3", "line 4, position 1", "line 5"]
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

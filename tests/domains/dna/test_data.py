@@ -25,7 +25,7 @@ from tiltflow.domains.dna.data import (
     load_promoters,
     split_by_gene,
 )
-from tiltflow.domains.dna.relatives import assign, families
+from tiltflow.domains.dna.relatives import assign, families, split_families
 
 HEADER = "proName\tortho_seq\tnum_isolates\n"
 A, B = "ACGT" * 20, "TTGAC" * 16
@@ -171,6 +171,39 @@ def test_long_chains_become_one_family() -> None:
     order = torch.randperm(149, generator=torch.Generator().manual_seed(1))
     windows = genome.unfold(0, 40, 20)[:149][order]  # each shares 20 letters with the next
     assert set(families(windows, word=20).tolist()) == {0}
+
+
+def test_parts_are_as_large_as_asked_and_hold_whole_families() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parents = torch.randint(4, (60, 50), generator=generator)
+    tokens = parents[torch.arange(60).repeat_interleave(torch.arange(60) % 5 + 1)]  # 1 to 5 copies each
+    rows = torch.randperm(len(tokens), generator=generator)
+    for relatives in (True, False):
+        family, part = split_families(tokens[rows], {"a": 0.4, "b": 0.4, "test": 0.2}, relatives=relatives)
+        assert len(set(family.tolist())) == 60
+        assert len({*zip(family.tolist(), part.tolist(), strict=True)}) == 60
+        sizes = [int((part == name).sum()) for name in ("a", "b", "test")]
+        assert sizes == [72, 72, 36]
+    again = split_families(tokens, {"a": 0.4, "b": 0.4, "test": 0.2})[1]
+    assert (part == again[rows]).mean() == 1  # by the letters, not by their order
+    assert (part != split_families(tokens[rows], {"a": 0.4, "b": 0.4, "test": 0.2}, seed=1)[1]).any()
+
+
+def test_no_part_stays_empty_that_need_not() -> None:
+    tokens = torch.randint(4, (2, 50), generator=torch.Generator().manual_seed(0)).repeat_interleave(5, 0)
+    shares = {"train": 0.9, "out": 0.1}
+    assert sorted(set(split_families(tokens, shares)[1].tolist())) == ["out", "train"]
+    assert set(split_families(tokens[:5], shares)[1].tolist()) == {"train"}
+    with pytest.raises(ValueError, match="add up to 1"):
+        split_families(tokens, {"train": 0.5})
+
+
+def test_short_sequences_agree_by_chance_and_are_no_relatives_for_it() -> None:
+    """Among 300 random 12-mers many pairs agree at 70 % of the positions."""
+    tokens = torch.randint(4, (300, 12), generator=torch.Generator().manual_seed(0)).unique(dim=0)
+    assert len(set(families(tokens, word=12, matches=8).tolist())) < 250
+    family, _ = split_families(tokens, {"a": 0.5, "b": 0.5})
+    assert len(set(family.tolist())) > 290
 
 
 @pytest.mark.parametrize("word", [0, 32, 81])

@@ -113,9 +113,12 @@ def test_training_learns_a_pattern_and_resumes_to_the_last_bit(tmp_path, generat
     motifs = torch.tensor([[0, 1, 2, 3] * 2, [3, 3, 0, 0] * 2])
     noise = torch.randint(0, 4, (60, 4), generator=generator(0))
     tokens = torch.cat([motifs[torch.arange(60) % 2], noise], 1)
-    made = sequence_corpus(tokens, both_strands=False)
+    made = sequence_corpus(tokens, both_strands=False, relatives=False)
     settings = Pretraining(steps=150, batch=64, learning_rate=1e-2, warmup=5, ema=0.9, validate_every=50)
-    whole = list(train_prior(made, tmp_path / "whole.safetensors", settings, network=SMALL))
+    whole = []
+    for progress in train_prior(made, tmp_path / "whole.safetensors", settings, network=SMALL):
+        whole.append(progress)
+        assert (tmp_path / "whole.safetensors").exists() == (progress.step == 150)  # written by the last progress
     # Four free sites cost log 4 each and the choice of motif log 2: .52 nats a site; independent sites would cost .92.
     assert whole[-1].curve[-1]["validation"] < 0.7
 
@@ -140,3 +143,35 @@ def test_training_can_start_from_a_prior_and_refuses_another_length(tmp_path, ge
 def test_too_few_sequences_are_refused():
     with pytest.raises(ValueError, match="3 distinct sequences are too few"):
         sequence_corpus(torch.tensor([[0, 1], [1, 2], [2, 3], [0, 1]]))
+
+
+def test_relatives_stay_on_one_side_unless_told_otherwise(generator):
+    """30 sequences in 10 variants each: whole families are held out, and equal sequences count once."""
+    parents = torch.randint(0, 4, (30, 40), generator=generator(0)).repeat_interleave(10, 0)
+    change = torch.rand(parents.shape, generator=generator(1)) < 0.05
+    tokens = torch.where(change, (parents + 1) % 4, parents)
+    distinct = tokens.unique(dim=0)
+    near = (distinct.unsqueeze(1) == distinct).sum(-1) >= 28
+
+    def crossing(made):
+        sides = torch.cat([made.tokens, made.validation])
+        assert sorted(sides.tolist()) == distinct.tolist()
+        return int(((made.tokens.unsqueeze(1) == made.validation).sum(-1) >= 28).sum())
+
+    together = sequence_corpus(torch.cat([tokens, tokens]), held_out=0.2)
+    assert crossing(together) == 0
+    assert 0.15 < len(together.validation) / len(distinct) < 0.25
+    assert "30 families" in together.data
+    apart = sequence_corpus(tokens, held_out=0.2, relatives=False)
+    assert crossing(apart) > 0
+    assert abs(len(apart.validation) - 0.2 * len(distinct)) <= 1
+    assert int(near.sum()) > len(distinct)
+
+
+def test_a_set_of_variants_of_one_sequence_says_that_nothing_can_be_held_out(generator):
+    parent = torch.randint(0, 4, (40,), generator=generator(0))
+    tokens = parent.repeat(40, 1)
+    tokens[range(40), range(40)] = (parent + 1) % 4
+    with pytest.raises(ValueError, match=r"All 40 distinct sequences are relatives.*relatives=false"):
+        sequence_corpus(tokens)
+    assert len(sequence_corpus(tokens, relatives=False).validation) == 4

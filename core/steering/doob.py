@@ -71,29 +71,35 @@ class Doob(Steering):
         self, tilt: Tilt, state: Particles, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Particles:
         """Guide, move, and account for the change of law."""
-        state, x, log_ratio = self.propose(tilt, state, t, s, generator)
-        moved = replace(state, x=x, clean=None, log_weights=state.log_weights + log_ratio)
+        state = self.guide(tilt, state, t, generator)
+        return self.move(tilt, state, t, s, generator)
+
+    def guide(self, tilt: Tilt, state: Particles, t: float, generator: torch.Generator | None) -> Particles:
+        """The state with its value, its clean estimate and the guided one filled in."""
+        clean, guided, value = self.estimate(tilt, state.x, t, state.clean, generator=generator)
+        return replace(state, clean=clean, guided=guided, value=torch.where(value.isnan(), state.value, value))
+
+    def move(
+        self, tilt: Tilt, state: Particles, t: float, s: float, generator: torch.Generator | None = None
+    ) -> Particles:
+        """From a guided state at t to s; log p / q of the step goes into the weight."""
+        diffusion, clean = tilt.diffusion, state.clean
+        assert clean is not None
+        proposal = diffusion.transition(state.x, t, s, tilt.cond, clean=state.guided)
+        x = proposal.sample(generator=generator)
+        log_weights = state.log_weights
+        if getattr(diffusion.sampler, "stochastic", True):  # a deterministic step has no density, hence no weight
+            base = diffusion.transition(state.x, t, s, tilt.cond, clean=clean)
+            log_weights = log_weights + (base.log_prob(x) - proposal.log_prob(x)).double()
+        moved = replace(state, x=x, clean=None, guided=None, log_weights=log_weights)
         if s <= 0:
             return settle(tilt, moved)
-        return replace(moved, clean=self._next(tilt, x, s, Known(state.x, state.clean)))  # type: ignore[arg-type]
+        return replace(moved, clean=self._next(tilt, x, s, Known(state.x, clean)))
 
     def _next(self, tilt: Tilt, x: Tensor, s: float, known: Known) -> Tensor | None:
         """The clean estimate for the next step; None where the value's gradient brings it along."""
         brought = self._by_gradient(tilt.diffusion) and isinstance(tilt.value, PosteriorMean)
-        return None if brought else tilt.diffusion.clean(x, s, tilt.cond, known=known)
-
-    def propose(
-        self, tilt: Tilt, state: Particles, t: float, s: float, generator: torch.Generator | None
-    ) -> tuple[Particles, Tensor, Tensor]:
-        """The state with its clean estimate and value filled in, the proposed x_s `[R, *shape]`, and log p / q `[R]`."""
-        diffusion = tilt.diffusion
-        clean, guided, value = self.estimate(tilt, state.x, t, state.clean, generator=generator)
-        base, proposal = (diffusion.transition(state.x, t, s, tilt.cond, clean=found) for found in (clean, guided))
-        x = proposal.sample(generator=generator)
-        log_ratio = torch.zeros_like(state.log_weights)
-        if getattr(diffusion.sampler, "stochastic", True):  # a deterministic step has no density, hence no weight
-            log_ratio = (base.log_prob(x) - proposal.log_prob(x)).double()
-        return replace(state, clean=clean, value=torch.where(value.isnan(), state.value, value)), x, log_ratio
+        return None if brought else tilt.diffusion.clean(x, s, tilt.cond, known=known, distinct=True)
 
     def estimate(
         self, tilt: Tilt, x: Tensor, t: float, clean: Tensor | None, *, generator: torch.Generator | None = None

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo, also known as Feynman-Kac steering (Singhal et al. 2025; Wu et al. 2023 without the twist)."""
+"""Sequential Monte Carlo, also known as Feynman-Kac steering (Singhal et al. 2025); with a proposal, twisted SMC."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..particles import RESAMPLING, Particles, draw_index, ess, resample, soften
 from ..tilt import Tilt
 from ..values import log_mean_exp
 from .base import Steering, forward, settle
+from .doob import Doob
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class SMC(Steering):
             0 never.
         resampling: "systematic", "stratified", "multinomial" or "residual".
         tempering: potentials use V (1 - s)^tempering, rising to V at the data; 0 for none.
+        proposal: move with a guided step instead of the base law's, log p / q of it going into the weights: twisted SMC
+            (Wu et al. 2023). With `Doob` and the exact value every weight is Z.
     """
 
     particles: int = 16
@@ -41,6 +44,7 @@ class SMC(Steering):
     threshold: float = 0.5
     resampling: str = "systematic"
     tempering: float = 0.0
+    proposal: Doob | None = None
 
     def __post_init__(self) -> None:
         check_count("particles", self.particles)
@@ -58,10 +62,17 @@ class SMC(Steering):
     def group(self) -> int:
         return self.particles
 
+    def check(self, tilt: Tilt) -> None:
+        """What the proposal cannot serve is refused."""
+        if self.proposal is not None:
+            self.proposal.check(tilt)
+
     def step(
         self, tilt: Tilt, state: Particles, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Particles:
         """Resample if the weights have degenerated, move, weigh."""
+        if self.proposal is not None:
+            return self._twisted(self.proposal, tilt, state, t, s, generator)
         state = self._resample(state, generator)
         transition, clean = forward(tilt, state, t, s)
         x = transition.sample(generator=generator)
@@ -72,6 +83,16 @@ class SMC(Steering):
             return replace(moved, clean=tilt.diffusion.clean(x, s, tilt.cond, known=known))
         found = tilt.evaluate(x, s, generator=generator, known=known)
         return self._weigh(tilt, replace(moved, clean=found.clean), found.value, s)
+
+    def _twisted(
+        self, proposal: Doob, tilt: Tilt, state: Particles, t: float, s: float, generator: torch.Generator | None
+    ) -> Particles:
+        """Weigh and resample before the move: the value and the guidance at a point come from one evaluation of it."""
+        guided = proposal.guide(tilt, state, t, generator)
+        value, guided = guided.value, replace(guided, value=state.value)
+        if state.index % self.interval == 0:
+            guided = self._weigh(tilt, guided, value, t)
+        return proposal.move(tilt, self._resample(guided, generator), t, s, generator)
 
     def _resample(self, state: Particles, generator: torch.Generator | None) -> Particles:
         low = ess(state.grouped) < self.threshold * self.particles * (1 - 1e-9)

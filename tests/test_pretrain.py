@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,7 +19,11 @@ from tiltflow.domains import dna
 from tiltflow.domains.dna.prior import load_prior
 from tiltflow.pretrain import prepare, run
 from tiltflow.rewards import fitted
+from tiltflow.rewards.learned import CnnRegressor, load
 from tiltflow.schema import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LENGTH = 24
 
@@ -62,7 +67,24 @@ def test_a_prior_of_the_users_can_be_sampled(make: Callable[..., str], tmp_path:
     curve = json.loads((tmp_path / "prior.curve.json").read_text())
     assert [row["step"] for row in curve] == [2, 4, 6]
     assert (tmp_path / "prior.curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "300 sequences of the user" in (tmp_path / "prior.md").read_text()
+    assert "300 sequences of the user (300 families of relatives)" in (tmp_path / "prior.md").read_text()
+
+
+def test_the_curve_says_on_how_many_noise_levels_it_rests(
+    make: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few at each point and more in the card's figure, which is drawn beside them."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr("tiltflow.domains.canvas.save", lambda figure, path: drawn.append(figure))
+    make("part=prior", *TRAINING)
+    legend = [text.get_text() for text in drawn[-1].axes[0].get_legend().get_texts()]
+    figure = load_prior(tmp_path / "prior.safetensors")[1]["validation_nelbo"]
+    assert legend[:3] == [
+        "training",
+        "validation, 2 noise levels a sequence",
+        f"validation, 64 noise levels: {figure:.4f}",
+    ]
+    assert len(legend) == 6
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(
@@ -93,7 +115,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
 
 def test_oracles_of_the_users_are_rewards(make: Callable[..., str], tmp_path: Path, table: Path) -> None:
     small = ("fit.scanners=8", "fit.channels=8", "fit.hidden=8", "fit.dropout=0", "fit.batch=32", "fit.ema=0.9")
-    printed = make("part=oracles", "labels=[gc]", "fit.epochs=60", "fit.learning_rate=0.01", *small)
+    printed = make("part=oracles", "labels=[gc]", "motifs=null", "fit.epochs=60", "fit.learning_rate=0.01", *small)
     assert "Pearson R on held-out families" in printed
     found = dna.DnaCodec(LENGTH).read_csv(table, labels=["gc"])
     for name in ("oracle", "heldout"):
@@ -106,11 +128,47 @@ def test_oracles_of_the_users_are_rewards(make: Callable[..., str], tmp_path: Pa
     assert Tilt(diffusion, fitted(tmp_path / "heldout.safetensors", "gc"), 1.0).reward(found.tokens[:2]).shape == (2,)
 
 
+def test_oracles_start_from_the_shipped_motifs_and_see_the_flanks(
+    make: Callable[..., str], tmp_path: Path, table: Path
+) -> None:
+    """A file as laboratories have it: flanks, an N, another length, labels that were not measured."""
+    lines = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    rows = [f"ACTGG{text}CCAT,{gc},{gc if i % 3 else ''}" for i, (text, gc) in enumerate(lines)]
+    rows += ["ACTGGNNNNCCAT,1,1", f"TTTTT{lines[0][0]}CCAT,1,1"]
+    mine = tmp_path / "constructs.csv"
+    mine.write_text("\n".join(["sequence,gc,again", *rows]) + "\n")
+    small = ("fit.epochs=1", "fit.channels=8", "fit.hidden=8", "fit.scanners=4")
+    reading = ("prefix=ACTGG", "suffix=ccat", "ambiguous=skip", "wrong_length=skip", "flanks=skip")
+    printed = make("part=oracles", f"sequences={mine}", "labels=[gc,again]", *small, *reading)
+    motifs = dna.Reference.load().motifs
+    assert "300 of 302 sequences kept" in printed
+    assert "again: 100 of 300 missing" in printed
+    assert f"{len(motifs)} shipped ones; JASPAR 2022" in printed
+    oracle = load(tmp_path / "oracle.safetensors")
+    assert isinstance(oracle, CnnRegressor)
+    settings = oracle.network.settings
+    assert settings["scanners"] == len(motifs)
+    assert settings["flanks"] == [[0, 1, 3, 2, 2], [1, 1, 0, 3]]
+    assert "JASPAR" in (tmp_path / "oracle.md").read_text()
+
+
+def test_relatives_can_be_set_apart_singly(make: Callable[..., str], tmp_path: Path) -> None:
+    parent = decode(torch.randint(4, (1, LENGTH), generator=torch.Generator().manual_seed(0)))[0]
+    variants = {parent[:i] + base + parent[i + 1 :] for i in range(LENGTH) for base in "ACGT"}
+    mine = tmp_path / "variants.fasta"
+    mine.write_text("".join(f">s\n{text}\n" for text in sorted(variants)))
+    with pytest.raises(ConfigError, match=r"relatives of one another.*relatives=false"):
+        make("part=prior", f"sequences={mine}", *TRAINING)
+    make("part=prior", f"sequences={mine}", "relatives=false", *TRAINING)
+    assert load_prior(tmp_path / "prior.safetensors")[1]["validation_sequences"] == round(len(variants) / 10)
+
+
 def test_statistics_of_the_users_sequences(make: Callable[..., str], tmp_path: Path, table: Path) -> None:
     make("part=reference")
     reference = dna.Reference.load(tmp_path / "reference.safetensors")
     found = dna.DnaCodec(LENGTH).read_csv(table)
     assert sorted(reference.tokens.tolist()) == sorted(found.tokens.tolist())
+    assert len(reference.motifs) == len(dna.Reference.load().motifs) > 100
 
 
 def test_finished_files_are_not_overwritten(make: Callable[..., str], tmp_path: Path) -> None:
@@ -135,6 +193,11 @@ def test_finished_files_are_not_overwritten(make: Callable[..., str], tmp_path: 
         (["part=priors"], "part", "did you mean prior?"),
         (["part=oracles", "data_dir=/", "labels=[x]"], "labels", "only for sequences="),
         (["part=reference", "data_dir=/", "motifs=x.pfm"], "motifs", "only for sequences="),
+        (["data_dir=/", "wrong_length=skip"], "wrong_length", "only for sequences="),
+        (["data_dir=/", "relatives=false"], "relatives", "only for sequences="),
+        (["sequences=/nowhere.csv", "prefix=ACXT"], "prefix", "expected letters ACGT"),
+        (["sequences=/nowhere.csv", "ambiguous=drop"], "ambiguous", "expected error or skip"),
+        (["part=reference", "sequences=/nowhere.csv", "motifs=jaspar"], "motifs", "shipped for those of tiltflow"),
         (["out=/dev/null/x"], "out", "cannot write"),
         (["out=a,b"], "out", "several values"),
     ],

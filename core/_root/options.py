@@ -40,8 +40,11 @@ examples
   tiltflow pretrain part=prior data_dir=data                                 the shipped model
   tiltflow pretrain part=prior sequences=mine.fasta out=models training.steps=2000   your own
   tiltflow domain.prior=models/prior.safetensors                             then design with it
+  tiltflow pretrain part=oracles sequences=measured.csv labels=[activity] prefix=ACTG suffix=CGGA wrong_length=skip
 """
 _PRETRAIN_NOTES = """\
+Own sequences: relatives (a common 20-mer, or most positions equal) stay on one side of a split unless relatives=false.
+motifs=shipped are the fungal motifs of JASPAR 2022; motifs=my.pfm are others, motifs=null none.
 Beside the result lie its card (.md) and the validation curve (.curve.json, .curve.png). An interrupted training goes on
 from the last validation when the same command is given again.
 """
@@ -49,7 +52,12 @@ _PRETRAIN_KEYS = {
     "domain": "what for",
     "data_dir": "folder of the public data; without it you are told where they are published",
     "sequences": "instead of data_dir, a FASTA or CSV file of your own sequences, all of one length",
-    "column": "the column of a CSV file that holds the sequences",
+    "column": "the column of a CSV file that holds the sequences; an empty label is a missing one",
+    "prefix": "constant start of every sequence of your file, required and cut off",
+    "suffix": "constant end, the same",
+    "ambiguous": "what to do with a sequence that holds N or another ambiguous letter: error or skip",
+    "wrong_length": "the same for another length than the most common one",
+    "flanks": "the same for one without prefix and suffix",
     "out": "folder for the result",
     "seed": "same seed, same result",
     "held_out": "fraction of the data to validate on, families of relatives together",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .core.storage import write_json
-from .dna import encode, read_pfms
+from .dna import encode
 from .domains.dna.data import (
     FLANKS,
     commonest,
@@ -18,13 +18,12 @@ from .domains.dna.data import (
     load_motifs,
     load_promoters,
 )
-from .domains.dna.relatives import assign, families
-from .parts import Part, bar, write_card
+from .domains.dna.relatives import split_families
+from .parts import Part, bar, motifs_of, write_card
 from .rewards.expression import ASSETS, Campaign, train
 from .rewards.learned import CnnRegressor, CnnSettings, KmerRidge, agreement, fit_cnn, fit_kmer_ridge
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Console
     from torch import Tensor
 
@@ -38,6 +37,7 @@ class Oracles(Part):
 
     labels: list[str]
     motifs: str | None
+    relatives: bool
     fit: CnnSettings
 
     targets = tuple(f"{name}.safetensors" for name in (*OWN, *ASSETS.values()))
@@ -80,25 +80,25 @@ class Oracles(Part):
         found = self.own(self.labels)
         console.print(str(found.report), highlight=False)
         labels = torch.stack([found.labels[name] for name in self.labels], 1)
-        family, fold = self._split(found.tokens)
-        motifs = read_pfms(self.motifs) if self.motifs else ()
-        rows = {name: torch.from_numpy(fold == name) for name in ("A", "B", "test")}
+        share = (1 - self.held_out) / 2
+        shares = {"A": share, "B": share, "test": self.held_out}
+        family, fold = split_families(found.tokens, shares, self.seed, relatives=self.relatives)
+        motifs, source = motifs_of(self.motifs)
+        console.print(f"scanners start from motifs: {source}", highlight=False)
+        rows = {name: torch.from_numpy(fold == name) for name in shares}
         half = {name: (found.tokens[kept], labels[kept]) for name, kept in rows.items()}
         common: dict[str, Any] = {"names": self.labels, "generator": torch.Generator().manual_seed(self.seed)}
+        own: dict[str, Any] = {"settings": self.fit, "motifs": motifs, "groups": family[fold == "A"]}
         with bar("epochs", self.fit.epochs, console) as on_epoch:
-            groups = family[fold == "A"]
-            cnn = fit_cnn(*half["A"], settings=self.fit, motifs=motifs, groups=groups, on_epoch=on_epoch, **common)
+            cnn = fit_cnn(*half["A"], flanks=self._flanks(), on_epoch=on_epoch, **own, **common)
+        cnn.facts["motifs"] = source
         ridge = fit_kmer_ridge(*half["B"], groups=family[fold == "B"], **common)
         made: tuple[CnnRegressor | KmerRidge, ...] = (cnn, ridge)
         return {name: self._keep(name, model, *half["test"]) for name, model in zip(self.names, made, strict=True)}
 
-    def _split(self, tokens: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Family and fold of each row: no relatives (a shared 20-mer, or 70 % of the positions) cross."""
-        length = tokens.shape[1]
-        family = families(tokens, word=min(20, length), matches=round(0.7 * length))
-        share = (1 - self.held_out) / 2
-        names = [str(number) for number in family.tolist()]
-        return family, assign(names, {"A": share, "B": share, "test": self.held_out}, self.seed)
+    def _flanks(self) -> list[list[int]]:
+        """The ends of the construct, which the scanners see beside the sequence."""
+        return [encode(flank).tolist() if flank else [] for flank in (self.prefix, self.suffix)]
 
     def _keep(self, name: str, model: CnnRegressor | KmerRidge, tokens: Tensor, labels: Tensor) -> dict[str, Any]:
         """Write a model with its figures and card; returns how well it agrees with the test rows."""

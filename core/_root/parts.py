@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from .core.pretraining import Pretraining
+from .core.pretraining import VALIDATION_DRAWS, Pretraining
 from .core.storage import write_json, write_text
-from .dna import read_pfms
+from .dna import Pwm, read_pfms
 from .domains.dna import DnaCodec, Reference
-from .domains.dna.pretrain import promoter_corpus, sequence_corpus, train_prior
+from .domains.dna.pretrain import DRAWS, promoter_corpus, sequence_corpus, train_prior
 from .domains.dna.prior import load_prior
 from .domains.dna.reference import build_reference
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from .domains.dna.codec import Sequences
     from .domains.dna.pretrain import Corpus
+
+READING = ("prefix", "suffix", "ambiguous", "wrong_length", "flanks")  # how a user's file is read; see `DnaCodec`
+SHIPPED = "shipped"  # the motifs that come with tiltflow
+Policy = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Part:
     data_dir: str | None
     sequences: str | None
     column: str
+    prefix: str
+    suffix: str
+    ambiguous: Policy
+    wrong_length: Policy
+    flanks: Policy
     out: str
     seed: int
     held_out: float
@@ -61,13 +70,25 @@ class Part:
     def own(self, labels: Sequence[str] = ()) -> Sequences:
         """The user's sequences, all of the most common length. Raises: CodecError, for anything that cannot be read."""
         path, codec = Path(str(self.sequences)).expanduser(), DnaCodec(None)
+        rules: dict[str, Any] = {name: getattr(self, name) for name in READING}
         if {".csv", ".tsv", ".txt"} & set(path.suffixes):
-            return codec.read_csv(path, self.column, labels)
-        return codec.read_fasta(path)
+            return codec.read_csv(path, self.column, labels, **rules)
+        return codec.read_fasta(path, **rules)
 
     def make(self, console: Console) -> None:
         """Read the data, make the file and say what is in it."""
         raise NotImplementedError
+
+
+def motifs_of(name: str | None) -> tuple[Sequence[Pwm], str]:
+    """The motifs that the key `motifs` asks for, and where they are from: "shipped", a file, or None for none."""
+    if name is None:
+        return (), "none"
+    if name == SHIPPED:
+        reference = Reference.load()
+        return reference.motifs, f"{len(reference.motifs)} shipped ones; {reference.info['matrices']}"
+    found = read_pfms(Path(name).expanduser())
+    return found, f"{len(found)} of {name}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,7 @@ class Prior(Part):
     """The diffusion model."""
 
     both_strands: bool
+    relatives: bool
     start: str | None
     training: Pretraining
     network: Network
@@ -95,8 +117,9 @@ class Prior(Part):
                 curve = progress.curve
                 write_curve(self.path, curve)
         facts = load_prior(self.path)[1]
-        chains = {name.replace("markov_", "Markov chain of order "): facts[name] for name in facts if "markov" in name}
-        write_curve(self.path, curve, chains)
+        levels = {f"validation, {DRAWS} noise levels": facts["validation_nelbo"]}
+        levels |= {name.replace("markov_", "Markov chain of order "): facts[name] for name in facts if "markov" in name}
+        write_curve(self.path, curve, levels)
         write_card(self.path, facts)
         console.print(f"{self.path}\nUse it: tiltflow domain.prior={self.path}", highlight=False, soft_wrap=True)
 
@@ -105,7 +128,7 @@ class Prior(Part):
             return promoter_corpus(self.data, self.held_out, self.seed, self.both_strands)
         found = self.own()
         console.print(str(found.report), highlight=False)
-        return sequence_corpus(found.tokens, self.held_out, self.seed, self.both_strands)
+        return sequence_corpus(found.tokens, self.held_out, self.seed, self.both_strands, self.relatives)
 
 
 @dataclass(frozen=True)
@@ -127,9 +150,10 @@ class Statistics(Part):
 
     def _own_reference(self) -> Reference:
         found = self.own()
-        motifs = read_pfms(self.motifs) if self.motifs else ()
+        motifs, source = motifs_of(self.motifs)
         names = [str(number) for number in range(len(found.tokens))]  # each sequence counts by itself
-        return Reference.build(found.tokens, names, motifs, info={"data": f"{len(found.tokens)} sequences of the user"})
+        info = {"data": f"{len(found.tokens)} sequences of the user", "matrices": source}
+        return Reference.build(found.tokens, names, motifs, info=info)
 
 
 # --- what every part writes ----------------------------------------------------------------------------------------
@@ -147,16 +171,22 @@ def bar(title: str, total: int, console: Console) -> Iterator[Callable[[int, flo
 
 
 def write_curve(path: Path, curve: Sequence[Mapping[str, float]], lines: Mapping[str, float] | None = None) -> None:
-    """The validation curve beside the file at `path`, as JSON and PNG; `lines` are levels to compare with, by name."""
+    """The validation curve beside the file at `path`, as JSON and PNG; `lines` are levels to compare with, by name.
+
+    The curve takes few noise levels a sequence, the same at each point: it tells whether training goes on, and a level with
+    more of them tells where it ends.
+    """
     from .domains.canvas import DESIGNS, NATURAL, PRETRAINED, finish, legend_below, panels, save
 
     write_json(path.with_suffix(".curve.json"), list(curve))
     figure, (axes,) = panels(1, 7.0, 4.6)
     steps = [row["step"] for row in curve]
-    for name, colour in (("train", PRETRAINED), ("validation", DESIGNS)):
-        axes.plot(steps, [row[name] for row in curve], color=colour, marker=".", label=name)
+    words = {"train": "training", "validation": f"validation, {VALIDATION_DRAWS} noise levels a sequence"}
+    for (name, label), colour in zip(words.items(), (PRETRAINED, DESIGNS), strict=True):
+        axes.plot(steps, [row[name] for row in curve], color=colour, marker=".", label=label)
     for (name, level), style in zip((lines or {}).items(), ("-", "--", ":", "-."), strict=False):
-        axes.axhline(level, color=NATURAL, linestyle=style, label=f"{name}: {level:.4f}")
+        colour = DESIGNS if name.startswith("validation") else NATURAL
+        axes.axhline(level, color=colour, linestyle=style, label=f"{name}: {level:.4f}")
     finish(axes, "step", "loss (nats per base)", f"Training of {path.stem}")
     legend_below(axes)
     save(figure, path.with_suffix(".curve.png"))

@@ -6,15 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .dna import ALPHABET
 from .domains.dna.data import SOURCE
 from .oracles import Oracles
-from .parts import Part, Prior, Statistics
+from .parts import SHIPPED, Part, Prior, Statistics
 from .schema import BROKEN, Builder, ConfigError, Problem, explain, shown
 from .settings import writable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: Keys for `sequences=` alone, and their defaults.
+OWN_ONLY: dict[str, Any] = {
+    "labels": [],
+    "motifs": SHIPPED,
+    "relatives": True,
+    "prefix": "",
+    "suffix": "",
+    "ambiguous": "error",
+    "wrong_length": "error",
+    "flanks": "error",
+}
 PARTS: dict[str, type[Part]] = {"prior": Prior, "oracles": Oracles, "reference": Statistics}
 
 
@@ -54,12 +66,26 @@ def _together(good: Mapping[str, Any], targets: Sequence[str]) -> list[Problem]:
 
 def _own_only(good: Mapping[str, Any]) -> list[Problem]:
     """Keys that say more about the user's own sequences, and have no meaning beside the public data."""
-    if good["sequences"] is not None:
-        missing = "labels" in good and not good["labels"]
-        text = "none given; expected the columns of numbers to learn, such as [activity]"
-        return [Problem("labels", text)] if missing else []
-    given = [key for key in ("labels", "motifs") if good.get(key)]
-    return [Problem(key, "the public data bring their own; only for sequences=") for key in given]
+    if good["sequences"] is None:
+        given = [key for key, default in OWN_ONLY.items() if good.get(key, default) != default]
+        return [Problem(key, "the public data bring their own; only for sequences=") for key in given]
+    missing = "labels" in good and not good["labels"]
+    text = "none given; expected the columns of numbers to learn, such as [activity]"
+    return [Problem("labels", text)] * missing + _flanks(good) + _motifs(good.get("motifs"))
+
+
+def _flanks(good: Mapping[str, Any]) -> list[Problem]:
+    given = [key for key in ("prefix", "suffix") if set(good.get(key, "").upper()) - set(ALPHABET)]
+    return [Problem(key, f"{shown(good[key])}; expected letters {ALPHABET}") for key in given]
+
+
+def _motifs(name: str | None) -> list[Problem]:
+    if name in (None, SHIPPED) or Path(str(name)).expanduser().is_file():
+        return []
+    text = (
+        f"{shown(name)} is not a file; expected position frequency matrices, {SHIPPED} for those of tiltflow, or null"
+    )
+    return [Problem("motifs", text)]
 
 
 def _data(data_dir: str | None, sequences: str | None) -> list[Problem]:

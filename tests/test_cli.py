@@ -171,6 +171,11 @@ def test_each_mistake_is_named(
     assert capfd.readouterr().err == ""  # nobody else speaks
 
 
+def test_a_number_that_is_passed_on_is_complained_of_once(problems: Callable[..., dict[str, str]]) -> None:
+    assert set(problems("steps=0")) == {"steps"}
+    assert set(problems("steps=0", "domain.steps=-1")) == {"steps", "domain.steps"}
+
+
 def test_all_mistakes_are_told_at_once(problems: Callable[..., dict[str, str]]) -> None:
     found = problems(
         "n=0",

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,24 @@ def test_counts_do_not_depend_on_the_split(monkeypatch: pytest.MonkeyPatch) -> N
 def test_counts_refuse_a_threshold_that_is_no_probability(p_value: float) -> None:
     with pytest.raises(dna.DnaError, match="probability"):
         dna.motif_counts(TOKENS, [motif(3, 0)], p_value)
+
+
+def test_thresholds_are_worked_out_once_for_a_motif_and_a_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiltflow import pwm
+
+    asked: list[float] = []
+    original = pwm._threshold
+
+    def counted(grid: torch.Tensor, background: Sequence[float], p_value: float) -> float:
+        asked.append(p_value)
+        return original(grid, background, p_value)
+
+    monkeypatch.setattr(pwm, "_threshold", counted)
+    one, two = motif(5, 0), motif(5, 0)
+    first = dna.motif_counts(TOKENS, [one, two], 1e-2)
+    assert torch.equal(dna.motif_counts(TOKENS, [one, two], 1e-2), first)
+    dna.motif_counts(TOKENS, [two], 1e-3)
+    assert asked == [1e-2, 1e-2, 1e-3]
 
 
 POSITIONS = ">one\n8 2 0 0\n0 10 0 0\n\n# comment\n0 0 10 0\n>two\n" + "1 2 3 4\n" * 5

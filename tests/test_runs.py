@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -119,6 +120,26 @@ def test_batches_become_one() -> None:
     assert merged.trace is not None
     assert merged.trace["batch"].tolist() == [0, 0, 1, 1]
     assert merged.trace["ess"].tolist() == [1, 3, 1, 2]
+
+
+def test_a_folder_of_runs_stands_for_its_latest(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By when they began, whatever their names and ages say; a run without samples is passed over."""
+    import shutil
+
+    for name, started in (("z", "2026-05-01T10:00:00+00:00"), ("a", "2026-05-01T10:30:00+02:00"), ("m", None)):
+        copy = Path(shutil.copytree(folder, tmp_path / "all" / name))
+        (copy / runs.INFO).write_text(json.dumps({"name": name} | ({"started": started} if started else {})))
+        os.utime(copy / runs.CONFIG, (0, 0))
+    (tmp_path / "all" / "b").mkdir()
+    shutil.copy(folder / runs.CONFIG, tmp_path / "all" / "b")  # a run that has just begun
+    run = tiltflow.load(str(tmp_path / "all"))
+    assert run.folder == tmp_path / "all" / "z"
+    assert run.info["name"] == "z"
+    assert capsys.readouterr().out == f"tiltflow.load: z, the latest of 3 runs in {tmp_path / 'all'}\n"
+    tiltflow.load(run.folder)
+    assert capsys.readouterr().out == ""
 
 
 # --- what is not one ----------------------------------------------------------------------------------------------

@@ -147,11 +147,17 @@ class Run:
 def load(folder: str | Path) -> Run:
     """What a run folder holds, also one of a run that was stopped or killed. Executes nothing from it.
 
+    Args:
+        folder: a run folder such as runs/2026-...; or one that holds run folders, such as runs: then the latest that has
+            samples is taken, and a line says which.
+
     Raises:
         FileNotFoundError: no such folder, or one without samples.
         StorageError: a file that is corrupt or was not written by a run.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    if not (folder / CONFIG).exists():
+        folder = _latest(folder)
     if not (folder / CONFIG).is_file():
         what = "is not a run folder: it has no" if folder.is_dir() else "is no folder; expected one with a"
         raise FileNotFoundError(f"{folder} {what} {CONFIG}. Give one that `tiltflow` printed, such as runs/2026-...")
@@ -160,6 +166,24 @@ def load(folder: str | Path) -> Run:
     if not (folder / SAMPLES).exists():
         raise FileNotFoundError(f"{folder} holds no samples: its run ended before the first were finished.")
     return Run(folder, config, *load_samples(folder), metrics, info)
+
+
+def _latest(folder: Path) -> Path:
+    """The run in `folder` that started last and has samples; `folder` itself where there is none."""
+    found = [path.parent for path in folder.glob(f"*/{SAMPLES}") if (path.parent / CONFIG).is_file()]
+    if not found:
+        return folder
+    newest = max(found, key=_started)
+    print(f"tiltflow.load: {newest.name}, the latest of {len(found)} run{'s' * (len(found) > 1)} in {folder}")
+    return newest
+
+
+def _started(folder: Path) -> float:
+    """When a run began, in seconds; by the age of its configuration where the run does not say."""
+    try:
+        return datetime.fromisoformat(_mapping(folder / INFO)["started"]).timestamp()
+    except (StorageError, KeyError, TypeError, ValueError):
+        return (folder / CONFIG).stat().st_mtime
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Builder:
     def _construct(self, target: Callable[..., Any], node: Mapping[str, Any], key: str) -> Any:
         before = len(self.problems)
         arguments = self.arguments(target, node, key)
-        if len(self.problems) > before:
+        if len(self.problems) > before or any(value is BROKEN for value in arguments.values()):
             return BROKEN
         try:
             if node.get(PARTIAL):

@@ -151,6 +151,7 @@ def prepare(
     known = {problem.key for problem in problems}
     if "reward" in known:
         known.add("heldout")  # they come from one file
+    known |= _passed_on(config)
     builder = Builder(_plugins(config), found, frozenset(known))
     built = builder.arguments(Design, config)
     parts = {name: value for name, value in built.items() if value is not BROKEN}
@@ -184,6 +185,13 @@ def reward_name(reward: Any) -> str:
 def _plugins(config: Mapping[str, Any]) -> tuple[str, ...]:
     plugins = config.get("plugins")
     return tuple(p for p in plugins if isinstance(p, str)) if isinstance(plugins, list) else ()
+
+
+def _passed_on(config: Mapping[str, Any]) -> set[str]:
+    """The domain's own key of the number of steps, where it holds the job's and that one is wrong: one message is enough."""
+    steps, domain = config.get("steps"), config.get("domain")
+    wrong = isinstance(steps, int) and not _LIMITS["steps"][0](steps)
+    return {"domain.steps"} if wrong and isinstance(domain, Mapping) and domain.get("steps") == steps else set()
 
 
 def _limits(parts: dict[str, Any]) -> list[Problem]:

@@ -2,6 +2,8 @@
 
 from .base import Parameterisation
 from .gaussian import Prediction
+from .logits import Logits
+from .ratios import Ratios
 from .subs import Subs
 
-__all__ = ["Parameterisation", "Prediction", "Subs"]
+__all__ = ["Logits", "Parameterisation", "Prediction", "Ratios", "Subs"]

@@ -75,6 +75,20 @@ class Masked:
         probs = torch.cat([tokens + leave * (clean.exp() - tokens).clamp(min=0), remain * mask], -1)
         return CategoricalTransition(safe_log(probs))
 
+    def rates(self, clean: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """Rates of the reverse process out of x int64 `[B, L]`, float64 `[B, L, K + 1]`, per unit of t: a masked site takes
+        token k at the rate -alpha' / (1 - alpha) p(x0^i = k | x_t), others keep theirs."""
+        weight = self._weight(per_sample(t, clean)).reshape(-1, 1, 1)
+        free = torch.nn.functional.pad(weight * clean.double().exp(), (0, 1))
+        return torch.where((x == self.mask).unsqueeze(-1), free, 0.0)
+
+    def forward_rates(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Rates of the noising process out of x, float64 `[B, L, K + 1]`: a token turns into the mask at -alpha' / alpha."""
+        time = torch.as_tensor(t, dtype=torch.float64, device=x.device).clamp(min=1e-12).reshape(-1, 1, 1)
+        rate = -self.schedule.derivative(time) / self.schedule.alpha(time).clamp(min=1e-30)
+        to_mask = one_hot(torch.tensor(self.mask, device=x.device), self.vocab + 1, torch.float64)
+        return torch.where((x == self.mask).unsqueeze(-1), 0.0, rate * to_mask)
+
     def open_sites(self, x: Tensor) -> Tensor:
         """bool `[B, L]`: the sites of x int64 `[B, L]` that a reverse step can change."""
         return x == self.mask

@@ -1,0 +1,397 @@
+"""Continuous-time Markov chains on each site: what they share, and the chain of a given rate matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..parameterisations.logits import Logits
+from ..schedules import Linear, Schedule
+from ..states import is_discrete, log_normalise, per_sample, safe_log
+from ..transitions import CategoricalTransition, categorical, uniform
+from .base import Noised
+from .times import stratified_uniforms
+
+_EARLY = 1e-12  # times below are taken as this: some derivatives are infinite at 0
+_WIPED = 1e-12  # at alphas below, x_t tells nothing of x0 that float64 could hold
+_LEAST = 1e-30  # alphas below are taken as this where a rate is asked for: rates may be infinite at t = 1
+
+
+class Kernel(Protocol):
+    """P: the law of a noised site given what it was, one matrix `[S, S]` for each time."""
+
+    def row(self, x: Tensor) -> Tensor:
+        """P[x, .], int64 `[B, L]` -> float64 `[B, L, S]`."""
+        ...
+
+    def column(self, x: Tensor) -> Tensor:
+        """P[., x], int64 `[B, L]` -> float64 `[B, L, S]`."""
+        ...
+
+    def push(self, weights: Tensor) -> Tensor:
+        """weights P, float64 `[B, L, S]` -> `[B, L, S]`."""
+        ...
+
+    def pull(self, masses: Tensor) -> Tensor:
+        """masses P^-1, float64 `[B, L, S]` -> `[B, L, S]`; what the noise has wiped out is taken to be uniform."""
+        ...
+
+
+class SiteChain:
+    """A chain that noises every site on its own, with rates beta(t) Q: beta = -alpha' / alpha, so P_t = exp(-log alpha(t) Q).
+
+    K tokens, S >= K states: states K and above exist only as noise (a mask, for instance). A process of this kind gives Q
+    and P; everything else follows. With w_j = p(x0 = j | x_t) / P_t[j, x_t] at a site:
+
+        ratios   p_t(x with k at the site) / p_t(x)  =  (w P_t)_k
+        rates    of the reverse process, x_t -> k:   beta(t) Q[k, x_t] (w P_t)_k
+        step     p(x_s = k | x_t)                    =  P_{s -> t}[k, x_t] (w P_s)_k
+
+    (Campbell et al. 2022; Lou et al. 2024). All are exact for an exact clean estimate; the step is exact at each site, and
+    sites are drawn independently.
+    """
+
+    vocab: int
+    schedule: Schedule
+
+    @property
+    def states(self) -> int:
+        """S."""
+        raise NotImplementedError
+
+    @property
+    def stationary(self) -> Tensor:
+        """float64 `[S]`, the law of a site at t = 1."""
+        raise NotImplementedError
+
+    def kernel(self, left: Tensor) -> Kernel:
+        """exp(-log(left) Q) for `left` float64 `[b]` in [0, 1], all S states as rows and columns; b is 1 or B."""
+        raise NotImplementedError
+
+    def into(self, x: Tensor) -> Tensor:
+        """Q[., x] without its diagonal, int64 `[B, L]` -> float64 `[B, L, S]`: the rates at which x is entered."""
+        raise NotImplementedError
+
+    def out_of(self, x: Tensor) -> Tensor:
+        """Q[x, .] without its diagonal, `[B, L, S]`: the rates at which x is left."""
+        raise NotImplementedError
+
+    def _parameterisation(self) -> Logits:
+        return Logits(self.vocab)
+
+    # What follows is the same for all chains.
+
+    def alpha(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """alpha(t), float64 `[1]` or `[B]`, on x's device."""
+        return self.schedule.alpha(torch.as_tensor(t, dtype=torch.float64, device=x.device)).reshape(-1)
+
+    def prior(self, n: int, shape: tuple[int, ...], *, generator: torch.Generator | None = None) -> Tensor:
+        """int64 `[n, L]`, independent draws of the stationary law; on the generator's device."""
+        law = self.stationary.to(generator.device if generator else "cpu")
+        return categorical(law.log(), uniform((n, *shape), law, generator))
+
+    def corrupt(self, x0: Tensor, t: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """x_t ~ q(x_t | x0), int64 `[B, L]`. Relaxed `[B, L, K]` (or S) -> `[B, L, S]`: each token of the mixture is
+        noised with the same random number, so that one-hot states give exactly the discrete rule."""
+        kernel = self.kernel(self.alpha(per_sample(t, x0).double(), x0))
+        u = uniform(tuple(x0.shape[:2]), x0, generator)
+        if is_discrete(x0):
+            return categorical(kernel.row(x0).log(), u)
+        every = torch.arange(x0.shape[-1], device=x0.device).expand(x0.shape)
+        noised = categorical(self._rows(kernel, every).log(), u.unsqueeze(-1))
+        return x0.new_zeros(*x0.shape[:2], self.states).scatter_add(-1, noised, x0)
+
+    def _rows(self, kernel: Kernel, x: Tensor) -> Tensor:
+        return kernel.row(x.flatten(1)).reshape(*x.shape, -1)
+
+    def _over(self, kernel: Kernel, clean: Tensor, x: Tensor) -> Tensor:
+        """w = p(x0 | x_t) / P[x0, x_t], float64 `[B, L, K]`; 0 where x0 cannot have become x_t."""
+        column = kernel.column(x)[..., : self.vocab]
+        reached = column > 0
+        return torch.where(reached, clean.double().exp() / torch.where(reached, column, 1.0), 0.0)
+
+    def ratios(self, clean: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """p_t(x with k at site i) / p_t(x), float64 `[B, L, S]`; 1 at the state that is there.
+
+        Right for every k that the reverse process can jump to (for a mask: from the mask to tokens, not back).
+
+        Args:
+            clean: log p(x0 | x_t) `[B, L, K]`; x: int64 `[B, L]`.
+        """
+        kernel = self.kernel(self.alpha(_after(t), x).clamp(min=_LEAST))
+        return kernel.push(self._padded(self._over(kernel, clean, x)))
+
+    def left_out(self, ratios: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """p(x0^i = k | x_t without site i), float64 `[B, L, K]`, from the ratios `[B, L, S]`: those of p_t(x^i = k | the rest),
+        with the noise of site i undone. Ratios that belong to no law give some negative masses."""
+        marginal = ratios.double() / ratios.double().sum(-1, keepdim=True)
+        return self.kernel(self.alpha(t, x)).pull(marginal)[..., : self.vocab]
+
+    def likelihood(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """q(x_t^i = x^i | x0^i), float64 `[B, L, K]`."""
+        return self.kernel(self.alpha(t, x)).column(x)[..., : self.vocab]
+
+    def open_sites(self, x: Tensor) -> Tensor:
+        """bool `[B, L]`: the sites of x int64 `[B, L]` that a reverse step can change: all of them."""
+        return torch.ones_like(x, dtype=torch.bool)
+
+    def guide(self, clean: Tensor, x: Tensor, t: float | Tensor, log_h: Tensor) -> Tensor:
+        """The clean estimate `[B, L, K]` of the law reweighted by h (Doob), at x int64 `[B, L]`.
+
+        The ratios are multiplied by h(x with k at site i) / h(x) and read back (guided rates, Nisonoff et al. 2024). A mass
+        that comes out negative, as an h that is no conditional mean can make it, becomes 1e-3 of what it was unguided: not
+        0, so that weights stay unbiased. Where alpha(t) = 0, h says nothing about x0 and the estimate stays as it is.
+
+        Args:
+            log_h: `[B, L, K]`, log h of x with site i set to k; any constant may be added to a site.
+
+        Raises:
+            ValueError: the process has noise states, at which h is not given.
+        """
+        if self.states > self.vocab:
+            raise ValueError("Guiding a chain with noise states is not supported; a mask is: processes.Masked.")
+        shift = log_h.double() - log_h.double().amax(-1, keepdim=True)
+        mass = self.left_out(self.ratios(clean, x, t) * shift.exp(), x, t)
+        guided = log_normalise(mass.clamp(min=0).log() + self.likelihood(x, t).log())
+        guided = log_normalise(torch.where(guided == -math.inf, clean.double() + math.log(1e-3), guided))
+        gone = (self.alpha(t, x) < _WIPED).reshape(-1, 1, 1)
+        return torch.where(gone, clean, guided.to(clean.dtype))
+
+    def _padded(self, weights: Tensor) -> Tensor:
+        """`[B, L, K]` -> `[B, L, S]`: no sample has a noise state at t = 0."""
+        return torch.nn.functional.pad(weights, (0, self.states - weights.shape[-1]))
+
+    def rates(self, clean: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """Rates of the reverse process out of x `[B, L]`, float64 `[B, L, S]`, per unit of t; 0 at the state that is there."""
+        return self._beta(t, x) * self.into(x) * self.ratios(clean, x, t)
+
+    def forward_rates(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Rates of the noising process out of x, float64 `[B, L, S]`."""
+        return self._beta(t, x) * self.out_of(x)
+
+    def _beta(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """-alpha' / alpha, float64 `[b, 1, 1]`."""
+        time = torch.as_tensor(_after(t), dtype=torch.float64, device=x.device)
+        return (-self.schedule.derivative(time) / self.schedule.alpha(time).clamp(min=_LEAST)).reshape(-1, 1, 1)
+
+    def elbo(self, clean: Tensor, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        """- beta(t) sum over sites and k != x_t of Q[k, x_t] (a_k - b_k + b_k log(b_k / a_k)), `[B]` nats per unit of t.
+
+        a: the ratios under the model, b_k = P_t[x0, k] / P_t[x0, x_t]: the divergence between the reverse process given x0
+        and the model's (Campbell et al. 2022; score entropy, Lou et al. 2024; UDLM, Schiff et al. 2024). Its mean over
+        t ~ U(0, 1) and x_t ~ q is a lower bound of log p(x0), and equals it for the exact estimate, sites correlated or
+        not: given x0, path and end are the same thing. (Where alpha(1) > 0 the divergence of q(x_1 | x0) from the prior,
+        of the order alpha(1)^2 for uniform noise, is left out.)
+
+        Args:
+            clean: log p(x0 | x_t) `[B, L, K]`; x0, x: int64 `[B, L]`; t: `[B]` or a number.
+        """
+        time = per_sample(t, clean).double()
+        kernel = self.kernel(self.alpha(_after(time), x).clamp(min=_LEAST))
+        row = kernel.row(x0)
+        truth = row / row.gather(-1, x.unsqueeze(-1))
+        model = kernel.push(self._padded(self._over(kernel, clean, x)))
+        gap = truth.log() - torch.where(truth > 0, model, 1.0).log()
+        divergence = model - truth + torch.where(truth > 0, truth * gap, 0.0)
+        edges = self.into(x)
+        total = torch.where(edges > 0, edges * divergence, 0.0).sum((1, 2))
+        return -(self._beta(time, x).flatten() * total).to(clean.dtype)
+
+    def noise(self, x0: Tensor, *, strata: int | None = None, generator: torch.Generator | None = None) -> Noised:
+        """Times with 1 - alpha = u^2, u uniform and low-discrepancy (Kingma et al. 2021); x_t ~ q.
+
+        Near the data the term is rare and large, 1 / (1 - alpha) with probability 1 - alpha: at uniform times its variance
+        is infinite, at these it is finite. The estimate does not depend on the schedule.
+        """
+        u = stratified_uniforms(len(x0), strata or len(x0), generator).to(x0.device)
+        t = self.schedule.inverse(1 - u**2).clamp(min=_EARLY, max=1 - 1e-7).to(torch.get_default_dtype())
+        importance = 2 * u / (-self.schedule.derivative(t.double())).clamp(min=_LEAST)
+        return Noised(self.corrupt(x0, t, generator=generator), t, importance.to(t.dtype))
+
+    def parameterise(self, network: Callable[..., Tensor]) -> Denoiser:
+        """Logits `[B, L, K]` of p(x0 | x_t) to the clean estimate."""
+        return Denoiser(network, self._parameterisation())
+
+    def check(self, x: Tensor, *, clean: bool) -> None:
+        """Raises ValueError unless x is int64 `[B, L]` in [0, S - 1] (`clean`: [0, K - 1])."""
+        name = type(self).__name__
+        if not isinstance(x, Tensor) or x.dtype != torch.int64 or x.ndim != 2:
+            came = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"A process {name} got {came}; expected int64 tokens [B, L].")
+        top = (self.vocab if clean else self.states) - 1
+        if x.numel() and (int(x.min()) < 0 or int(x.max()) > top):
+            raise ValueError(f"Tokens run from {int(x.min())} to {int(x.max())}; expected 0 to {top}.")
+
+
+def _after(t: float | Tensor) -> float | Tensor:
+    """t, moved off 0."""
+    return t.clamp(min=_EARLY) if isinstance(t, Tensor) else max(t, _EARLY)
+
+
+def between(after: Tensor, before: Tensor) -> Tensor:
+    """alpha_t / alpha_s for s < t: what is left at t of a site at s. 1 where both are 0."""
+    return torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 1.0)
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """Kernels as matrices, float64 `[b, S, S]`, b = 1 or B."""
+
+    table: Tensor
+
+    def row(self, x: Tensor) -> Tensor:
+        return self.table[self._which(x), x]
+
+    def column(self, x: Tensor) -> Tensor:
+        return self.table.mT[self._which(x), x]
+
+    def push(self, weights: Tensor) -> Tensor:
+        return weights @ self.table
+
+    def pull(self, masses: Tensor) -> Tensor:
+        return masses @ torch.linalg.pinv(self.table, rtol=_WIPED)
+
+    def _which(self, x: Tensor) -> Tensor:
+        b = len(self.table)
+        return torch.arange(b, device=x.device).expand(len(x)).unsqueeze(-1) if b > 1 else torch.zeros_like(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Ctmc(SiteChain):
+    """q(x_t^i | x0^i) = exp(-log alpha(t) Q)[x0^i, x_t^i], independently at each site (Campbell et al. 2022).
+
+    For small alphabets: a step costs S x S operations a site. Reversible or not. Q = 1/K - I is `Uniform`, and Q = "to state
+    K at rate 1" with vocab = K is `Masked`, which are faster. Scale Q so that its slowest relaxation is at a rate of about 1:
+    else the change from noise to data happens in a small part of the time axis.
+
+    States are int64 `[B, L]` in 0..S - 1, or relaxed `[B, L, S]` on the simplex. The clean estimate is log p(x0^i | x_t),
+    `[B, L, K]`.
+
+    Args:
+        rate_matrix: Q, `[S, S]`: Q[j, k] >= 0 is the rate of j -> k, rows sum to 0.
+        schedule: alpha(t); the integrated rate is -log alpha(t).
+        vocab: K, number of tokens that data take (default S); states K and above are noise only.
+
+    Raises:
+        ValueError: not a rate matrix, more tokens than states, or more than one stationary law.
+    """
+
+    rate_matrix: Tensor
+    schedule: Schedule = field(default_factory=Linear)
+    vocab: int = 0
+
+    def __post_init__(self) -> None:
+        rates = torch.as_tensor(self.rate_matrix, dtype=torch.float64).clone()
+        _check_rates(rates)
+        rates = rates - rates.sum(1).diag()  # rows of a float32 matrix sum to 0 only nearly
+        vocab = self.vocab or len(rates)
+        if isinstance(vocab, bool) or not isinstance(vocab, int) or not 2 <= vocab <= len(rates):
+            raise ValueError(f"vocab is {self.vocab!r}; expected an integer from 2 to the {len(rates)} states.")
+        object.__setattr__(self, "rate_matrix", rates)
+        object.__setattr__(self, "vocab", vocab)
+        if float((self._forever - self._forever[0]).abs().max()) > 1e-9:
+            raise ValueError(
+                "The chain has more than one stationary law: what it ends in depends on where it starts, so no prior can "
+                "be drawn. Connect its states."
+            )
+
+    @property
+    def states(self) -> int:
+        return len(self.rate_matrix)
+
+    @property
+    def stationary(self) -> Tensor:
+        return self._forever[0]
+
+    @cached_property
+    def _forever(self) -> Tensor:
+        """exp(t Q) as t grows without end, `[S, S]`."""
+        table = expm(self.rate_matrix, torch.ones(1, dtype=torch.float64))[0]
+        for _ in range(60):
+            table = table @ table
+            table = table / table.sum(-1, keepdim=True)
+        return table
+
+    @cached_property
+    def _jumps(self) -> Tensor:
+        """Q without its diagonal."""
+        return self.rate_matrix - self.rate_matrix.diagonal().diag()
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """bool `[K, S]`: token j can become state k."""
+        return expm(self.rate_matrix, torch.ones(1, dtype=torch.float64))[0, : self.vocab] > 0
+
+    def kernel(self, left: Tensor) -> _Dense:
+        table = expm(self.rate_matrix.to(left.device), -left.clamp(min=1e-300).log())
+        gone = (left <= 0).reshape(-1, 1, 1)
+        return _Dense(torch.where(gone, self._forever.to(left.device), table))
+
+    def into(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(x, self._jumps.mT.to(x.device))
+
+    def out_of(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(x, self._jumps.to(x.device))
+
+    def transition(self, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor) -> CategoricalTransition:
+        """p(x_s^i | x_t), the mean of q(x_s^i | x_t^i, x0^i) over the clean estimate; on a relaxed state, over the state too."""
+        if is_discrete(x):
+            return CategoricalTransition(safe_log(self._step(clean, x, t, s)).to(clean.dtype))
+        size = self.states
+        every = torch.arange(size, device=x.device).repeat(x.shape[1]).expand(len(x), -1)
+        steps = self._step(clean.repeat_interleave(size, 1), every, t, s).reshape(*x.shape, size)
+        probs = torch.einsum("blj,bljk->blk", x.double(), steps.nan_to_num())  # NaN: states of mass zero only
+        return CategoricalTransition(safe_log(probs / probs.sum(-1, keepdim=True)).to(clean.dtype))
+
+    def _step(self, clean: Tensor, x: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
+        """float64 probabilities `[B, L, S]`."""
+        now, later = self.alpha(t, x), self.alpha(s, x)
+        weights = self._over(self.kernel(now), clean, x)
+        weights = weights / weights.detach().amax(-1, keepdim=True)
+        probs = self.kernel(between(now, later)).column(x) * self.kernel(later).push(self._padded(weights))
+        return probs / probs.sum(-1, keepdim=True)
+
+    def _parameterisation(self) -> Logits:
+        return Logits(self.vocab, self.reach)
+
+
+def _check_rates(rates: Tensor) -> None:
+    if rates.ndim != 2 or rates.shape[0] != rates.shape[1] or len(rates) < 2:
+        raise ValueError(f"The rate matrix has shape {tuple(rates.shape)}; expected [S, S] with at least two states.")
+    off = rates - rates.diagonal().diag()
+    if not bool(rates.isfinite().all()) or bool((off < 0).any()):
+        raise ValueError("The rate matrix has an entry off its diagonal that is negative or not finite; rates are not.")
+    if float(rates.sum(1).abs().max()) > 1e-5 * float(off.max()):
+        raise ValueError(
+            "The rows of the rate matrix do not sum to 0. Q[j, k] is the rate of j -> k, and Q[j, j] minus the sum of the "
+            "others in the row."
+        )
+
+
+def expm(rates: Tensor, time: Tensor) -> Tensor:
+    """exp(time Q) for times float64 `[b]` >= 0: `[b, S, S]`.
+
+    Taylor series and squarings of Q + c I >= 0, in which nothing is ever subtracted: the smallest probability keeps its
+    relative precision, and none is negative.
+    """
+    fastest = max(float(-rates.diagonal().min()), 1e-300)
+    longest = float(time.max()) * fastest
+    halvings = 1 + max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
+    short = (time / 2**halvings).reshape(-1, 1, 1)
+    eye = torch.eye(len(rates), dtype=rates.dtype, device=rates.device)
+    step = (rates + fastest * eye).clamp(min=0) * short
+    table = term = eye.expand(len(time), -1, -1)
+    for order in range(1, 17):
+        term = term @ step / order
+        table = table + term
+    table = table / table.sum(-1, keepdim=True)
+    for _ in range(halvings):
+        table = table @ table
+    return table / table.sum(-1, keepdim=True)

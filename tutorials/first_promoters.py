@@ -43,6 +43,7 @@ import torch
 
 import tiltflow
 from tiltflow.core import SVDD, Progress, Tilt, Trace
+from tiltflow.core.particles import ess
 from tiltflow.domains import dna
 from tiltflow.domains.dna import metrics, plots
 from tiltflow.rewards import ForbiddenSites, GcWindow, Homopolymer, expression
@@ -55,18 +56,6 @@ STEPS = 4 if SMOKE else 64
 OUT = Path("first_promoters")
 OUT.mkdir(exist_ok=True)
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
-
-
-def show(figure, name):
-    """Save a figure, and show it where we are in a notebook."""
-    path = OUT / f"{name}.png"
-    plots.save(figure, path)
-    print("figure:", path)
-    if "get_ipython" in globals():
-        from IPython.display import Image, display
-
-        display(Image(filename=str(path), width=700))
-
 
 # %% [markdown]
 # Everything random below draws from one generator. The same seed gives the same designs.
@@ -103,23 +92,19 @@ pick = torch.randperm(len(promoters.reference.tokens), generator=dice)[:SAMPLES]
 natural = promoters.reference.tokens[pick]
 
 
-def nelbo(x):
-    """How hard the bases of each sequence are to guess for the model, in nats per base; log(4) = 1.386 is chance."""
-    return -promoters.diffusion.elbo(x, draws=8, generator=dice) / x.shape[1]
-
-
 print(f"{'':12}{'NELBO':>8}{'3-mers':>8}{'6-mers':>8}{'nearest':>9}")
 for name, x in (("natural", natural), ("samples", samples), ("shuffled", shuffled)):
     found = promoters.metrics(x)
     words = [found[f"kmer{k}_both_strands_correlation"] for k in (3, 6)]
-    print(f"{name:12}{nelbo(x).median():8.3f}{words[0]:8.3f}{words[1]:8.3f}{found['nearest_hamming_median']:9.0f}")
+    nelbo = promoters.nelbo(x, generator=dice).quantile(0.5)
+    print(f"{name:12}{nelbo:8.3f}{words[0]:8.3f}{words[1]:8.3f}{found['nearest_hamming_median']:9.0f}")
 
 # %% [markdown]
 # How to read the table:
 #
-# * *NELBO* says how hard a base is to guess for the model when others are known. Differences look small because any
-#   single base of a promoter is hard to guess, but they add up over 80 bases: 0.03 nats per base is a factor of
-#   exp(2.4), about 11, in probability.
+# * *NELBO* says how hard a base is to guess for the model when others are known, in nats per base; log(4) = 1.386 is
+#   chance. Differences look small because any single base of a promoter is hard to guess, but they add up over 80 bases:
+#   0.03 nats per base is a factor of exp(2.4), about 11, in probability.
 # * *3-mers* and *6-mers* are correlations of word frequencies with those of all natural promoters. Both strands are
 #   counted, since the model was trained on both. Few sequences cannot reach 1; the first row shows what this many can reach.
 # * *nearest* is the number of bases by which a sequence differs from the closest natural promoter. It is 0 for the natural
@@ -129,16 +114,16 @@ for name, x in (("natural", natural), ("samples", samples), ("shuffled", shuffle
 # nature. The word that yeast promoters are known for, AAA on one strand and TTT on the other, stands far out.
 
 # %%
-figure = plots.kmer_scatter(samples, promoters.reference, k=3, both_strands=True)
-figure.axes[0].set_ylabel("in samples of the model (% of 3-mers)")
-show(figure, "1_words_of_samples")
+names = ("samples of the model", "natural promoters")
+figure = plots.kmer_scatter(samples, promoters.reference, k=3, both_strands=True, names=names)
+plots.show(figure, OUT / "1_words_of_samples.png")
 
 # %% [markdown]
 # A sequence logo shows what sequences have in common, position by position. This one is almost flat (mind the
 # axis), and rightly so: promoters carry their elements at different places, so no position has a base of its own.
 
 # %%
-show(plots.logo(samples), "2_logo_of_samples")
+plots.show(plots.logo(samples), OUT / "2_logo_of_samples.png")
 
 # %% [markdown]
 # ## 3. Choose the reward
@@ -158,7 +143,7 @@ oracle_on = {"natural": oracle(natural), "samples": oracle(samples)}
 heldout_on = {"natural": heldout(natural), "samples": heldout(samples)}
 for name in oracle_on:
     agree = torch.corrcoef(torch.stack([oracle_on[name], heldout_on[name]]))[0, 1]
-    medians = f"oracle {oracle_on[name].median():.2f}, held-out {heldout_on[name].median():.2f}"
+    medians = f"oracle {oracle_on[name].quantile(0.5):.2f}, held-out {heldout_on[name].quantile(0.5):.2f}"
     print(f"{name}: medians {medians}; correlation of the two {agree:.2f}")
 
 # %% [markdown]
@@ -190,16 +175,15 @@ print(f"{designs.cost.forward_rows} sequences through the model, {designs.cost.r
 # %%
 oracle_on["designs"], heldout_on["designs"] = designs.reward, heldout(designs.x)
 for name, found, judge in (("oracle", oracle_on, oracle), ("held-out", heldout_on, heldout)):
-    before, after = found["samples"].median(), found["designs"].median()
+    before, after = found["samples"].quantile(0.5), found["designs"].quantile(0.5)
     print(f"{name:9} {before:.2f} -> {after:.2f}, {(after - before) / judge.natural_std:+.1f} standard deviations")
 
 for file, title, found in (
     ("3_oracle", "The oracle, which was optimised", oracle_on),
     ("4_heldout", "The held-out oracle, which was not", heldout_on),
 ):
-    figure = plots.reward_histogram(found["samples"], found["designs"], found["natural"], "predicted YPD expression")
-    figure.axes[0].set_title(title, loc="left")
-    show(figure, file)
+    three = (found[name] for name in ("samples", "designs", "natural"))
+    plots.show(plots.reward_histogram(*three, "predicted YPD expression", title=title), OUT / f"{file}.png")
 
 # %% [markdown]
 # The held-out oracle rose too, so most of the gain is more than an error of the first one. But look at its scale: some
@@ -211,11 +195,13 @@ for file, title, found in (
 # designs lie high, and above the grey cloud.
 
 # %%
-nelbo_on = {name: nelbo(x) for name, x in (("natural", natural), ("samples", samples), ("designs", designs.x))}
+nelbo_on = {
+    name: promoters.nelbo(x, generator=dice)
+    for name, x in (("natural", natural), ("samples", samples), ("designs", designs.x))
+}
 clouds = [(oracle_on[name], nelbo_on[name]) for name in ("designs", "samples", "natural")]
-figure = plots.reward_vs_naturalness(*clouds, "predicted YPD expression")
-figure.axes[0].set_xlabel("NELBO: how hard the bases are to guess (nats per base)")
-show(figure, "5_naturalness")
+figure = plots.reward_vs_naturalness(*clouds, "predicted YPD expression", site="base")
+plots.show(figure, OUT / "5_naturalness.png")
 
 # %% [markdown]
 # **What did the reward ask for?** The figure of section 2 again, for the designs. Words above the line have become more
@@ -223,26 +209,27 @@ show(figure, "5_naturalness")
 # had to make room. In our run, words of C and G gained and words such as TAT lost, while AAA stayed: compare yours.
 
 # %%
-show(plots.kmer_scatter(designs.x, promoters.reference, k=3, both_strands=True), "6_words_of_designs")
+figure = plots.kmer_scatter(designs.x, promoters.reference, k=3, both_strands=True)
+plots.show(figure, OUT / "6_words_of_designs.png")
 
 # %% [markdown]
-# **How did the steering go?** The next figure follows the run from unknown (t = 1) to finished (t = 0). The lower panel
-# is the value: what the half-written sequences are expected to score. It should climb, and its band should narrow.
+# **How did the steering go?** The next figure follows the run from unknown (t = 1) to finished (t = 0). It shows the value:
+# what the half-written sequences are expected to score. It should climb, and its band should narrow.
 #
-# The upper panel is the *effective sample size* (ESS). The designs follow the wanted law p(x) exp(r(x) / alpha) only
-# approximately. Each carries a weight (`designs.log_weight`) for how much too often or too seldom it was drawn. The ESS
-# says how evenly the weights are spread: 1 is evenly, 1/n means that one of n designs carries them all. With a small
-# alpha it is close to that: the wanted law then prefers the very best sequences so strongly that few draws cannot
-# stand for it.
+# **How good are averages?** The designs follow the wanted law p(x) exp(r(x) / alpha) only approximately. Each carries a
+# weight (`designs.log_weight`) for how much too often or too seldom it was drawn. The *effective sample size* (ESS) says
+# how evenly the weights are spread: as many as there are designs where they are even, 1 where a single design
+# carries them all. With a small alpha it is close to that: the wanted law then prefers the very best sequences so strongly
+# that few draws cannot stand for it.
 #
 # For picking good designs this does not matter. For averages over the wanted law it does: a weighted mean such as the one
 # below is worth something only where the ESS is large, which takes a larger alpha and more candidates.
 
 # %%
-show(plots.trace(designs.trace, "predicted YPD expression"), "7_trace")
+plots.show(plots.trace(designs.trace, "predicted YPD expression"), OUT / "7_trace.png")
 weights = designs.log_weight.softmax(0)
 print(f"mean reward {designs.reward.mean():.2f}, weighted mean {weights @ designs.reward:.2f}")
-print(f"the weights are those of about {1 / weights.square().sum():.1f} designs out of {len(weights)}")
+print(f"the ESS is {ess(designs.log_weight):.1f} of {len(designs)} designs")
 
 # %% [markdown]
 # ## 6. What alpha does
@@ -256,14 +243,14 @@ rows = []
 for alpha in alphas:
     found = SVDD(candidates=16).sample(Tilt(promoters.diffusion, oracle, alpha=alpha), DESIGNS // 2, generator=dice)
     words = promoters.metrics(found.x)["kmer3_both_strands_correlation"]
-    rows.append((float(found.reward.median()), float(heldout(found.x).median()), words))
+    rows.append((float(found.reward.quantile(0.5)), float(heldout(found.x).quantile(0.5)), words))
     print(f"alpha {alpha:<5} oracle {rows[-1][0]:.2f}   held-out {rows[-1][1]:.2f}   3-mer correlation {words:.3f}")
 
 optimised, judged, words = zip(*rows)
 ceiling = promoters.metrics(found.x)["kmer3_both_strands_ceiling"]
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(8.5, 6), sharex=True, layout="constrained")
 top.axhspan(*oracle_on["natural"].quantile(torch.tensor([0.1, 0.9]).double()), color="#eeeeee", label="natural, 10 to 90 %")
-top.axhline(float(oracle_on["samples"].median()), color="#999999", linestyle=":", label="samples of the model")
+top.axhline(float(oracle_on["samples"].quantile(0.5)), color="#999999", linestyle=":", label="samples of the model")
 top.axhline(17, color="#333333", linestyle="-.", linewidth=1, label="end of the scale")
 top.plot(alphas, judged, "s--", color="#0072B2", label="held-out oracle")
 top.plot(alphas, optimised, "o-", color="#D55E00", label="oracle (optimised)")
@@ -275,7 +262,7 @@ bottom.set(ylabel="3-mer correlation\nwith natural promoters", xticks=alphas, xt
 bottom.minorticks_off()
 top.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 bottom.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-show(figure, "8_alpha")
+plots.show(figure, OUT / "8_alpha.png")
 
 # %% [markdown]
 # Read it from right to left. Most of the gain comes early, at a modest price. Then the oracle levels off, since its scale
@@ -295,7 +282,7 @@ show(figure, "8_alpha")
 #    variants of one design would fail together.
 
 # %%
-low, high = nelbo_on["natural"].quantile(torch.tensor([0.05, 0.95]))
+low, high = nelbo_on["natural"].quantile(torch.tensor([0.05, 0.95]).double())
 passes = {
     "GC 30 to 60 %": GcWindow(0.3, 0.6)(designs.x) == 0,
     "no BsaI, no EcoRI": ForbiddenSites(["BsaI", "EcoRI"])(designs.x) == 0,
@@ -323,21 +310,21 @@ for i in designs.reward.argsort(descending=True).tolist():
 # are not overwritten unless you say so.
 
 # %%
-best = designs.x[chosen]
-near = metrics.nearest_neighbour(best, promoters.reference)
+best = designs[chosen]
+near = metrics.nearest_neighbour(best.x, promoters.reference)
 table = {
-    "name": [f"promoter_{i + 1}" for i in range(len(chosen))],
-    "sequence": best,
-    "oracle": designs.reward[chosen],
+    "name": [f"promoter_{i + 1}" for i in range(len(best))],
+    "sequence": best.x,
+    "oracle": best.reward,
     "heldout": heldout_on["designs"][chosen],
     "nelbo": nelbo_on["designs"][chosen],
-    "gc": metrics.gc_content(best),
+    "gc": metrics.gc_content(best.x),
     "nearest_promoter": [promoters.reference.genes[row] for row in near.row.tolist()],
     "bases_from_it": near.distance,
 }
 promoters.codec.write_csv(OUT / "promoters.csv", table, overwrite=True)
 notes = [f"oracle={mine:.2f} heldout={other:.2f}" for mine, other in zip(table["oracle"], table["heldout"])]
-promoters.codec.write_fasta(OUT / "promoters.fasta", best, table["name"], notes, overwrite=True)
+promoters.codec.write_fasta(OUT / "promoters.fasta", best.x, table["name"], notes, overwrite=True)
 print((OUT / "promoters.fasta").read_text())
 
 # %% [markdown]
@@ -368,12 +355,11 @@ done.check_returncode()
 # asked, what came out, the figures of section 5, the best designs, what it cost, and how to repeat it. It is a
 # single file: send it to a colleague as it is.
 #
-# All that a run holds can be loaded again. Nothing in a run folder is ever executed, so it is safe to load one that
-# somebody sent you.
+# All that a run holds can be loaded again: by its folder, or, as here, by the folder that holds all runs, whose latest is
+# taken. Nothing in a run folder is ever executed, so it is safe to load one that somebody sent you.
 
 # %%
-newest = max((OUT / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime)
-run = tiltflow.load(newest)
+run = tiltflow.load(OUT / "runs")
 print(f"{run.info['status']} in {run.info['seconds']} s, columns: {', '.join(run.columns)}")
 for key in ("reward_median", "heldout_median", "kmer3_correlation", "diversity"):
     print(f"{key:18} pretrained {run.metrics['pretrained'][key]:6.3f}, steered {run.metrics['steered'][key]:6.3f}")

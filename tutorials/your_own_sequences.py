@@ -40,17 +40,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: quicker whe
 import matplotlib.pyplot as plt
 import torch
 
-from tiltflow.core import SVDD, Progress, Tilt
-from tiltflow.core.pretraining import Pretraining
+from tiltflow.core import SVDD, Pretraining, Progress, Tilt
 from tiltflow.dna import decode, encode
 from tiltflow.domains import dna
 from tiltflow.domains.dna import plots
-from tiltflow.domains.dna.codec import CodecError
-from tiltflow.domains.dna.pretrain import sequence_corpus, train_prior
-from tiltflow.domains.dna.relatives import assign, families
-from tiltflow.domains.dna.templates import TemplateError
-from tiltflow.rewards import ForbiddenSites, GcWindow, Require, Sum, Term
-from tiltflow.rewards.learned import CnnSettings, fit_cnn, fit_kmer_ridge, pearson
+from tiltflow.rewards import CnnSettings, ForbiddenSites, GcWindow, Require, Sum, Term, fit_cnn, fit_kmer_ridge
+from tiltflow.rewards.learned import pearson
 
 SMOKE = os.environ.get("SMOKE_TEST") == "1"  # only check that everything runs: the numbers then mean nothing
 LIBRARY = 140 if SMOKE else 3000
@@ -64,17 +59,6 @@ OUT = Path("your_own_sequences")
 OUT.mkdir(exist_ok=True)
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
 dice = torch.Generator().manual_seed(0)  # everything random below draws from it
-
-
-def show(figure, name):
-    """Save a figure, and show it where we are in a notebook."""
-    path = OUT / f"{name}.png"
-    plots.save(figure, path)
-    print("figure:", path)
-    if "get_ipython" in globals():
-        from IPython.display import Image, display
-
-        display(Image(filename=str(path), width=700))
 
 
 # %% [markdown]
@@ -148,7 +132,7 @@ def attempt(reader, *arguments, **options):
     """Read, or print why not."""
     try:
         return reader(*arguments, **options)
-    except CodecError as error:
+    except dna.CodecError as error:
         print("\n".join(str(error).splitlines()[:4]), "\n")
 
 
@@ -160,8 +144,8 @@ attempt(codec.read_csv, OUT / "measured.csv", "sequence", labels="expresion", pr
 # So: strip the constant flanks of the construct, leave out sequences with ambiguous letters, and name the right columns. The
 # report says what was done; keep it with your results. Lower-case letters are read as upper case.
 #
-# A number that is missing or not a number is an error as well. A blank that silently became 0 would teach the oracle
-# something false.
+# A cell that is not a number is an error as well. One that is empty is a measurement that was not made: it becomes NaN,
+# which fits leave out, and the report counts it. (A blank that silently became 0 would teach the oracle something false.)
 
 # %%
 library = codec.read_fasta(OUT / "library.fasta", prefix=FLANKS[0], suffix=FLANKS[1], ambiguous="skip")
@@ -169,8 +153,11 @@ measured = codec.read_csv(OUT / "measured.csv", "construct", labels="expression"
 print(library.report)
 print(measured.report)
 
-(OUT / "broken.csv").write_text(f"name,sequence,expression\na,{texts[5]},3.1\nb,{texts[6]},\nc,{texts[7]},n.d.\n")
-attempt(codec.read_csv, OUT / "broken.csv", "sequence", labels="expression")
+table = f"name,sequence,expression\na,{texts[5]},3.1\nb,{texts[6]},\n"
+(OUT / "holes.csv").write_text(table)
+print(codec.read_csv(OUT / "holes.csv", labels="expression").report, "\n")
+(OUT / "broken.csv").write_text(table + f"c,{texts[7]},n.d.\n")
+attempt(codec.read_csv, OUT / "broken.csv", labels="expression")
 
 # %% [markdown]
 # ## 2. Train a prior on them
@@ -178,17 +165,18 @@ attempt(codec.read_csv, OUT / "broken.csv", "sequence", labels="expression")
 # The prior decides which designs are within reach: steering chooses among what the prior proposes, and what it never
 # proposes cannot be chosen. The shipped model knows natural promoters. Yours knows your library.
 #
-# A tenth of the sequences is set aside to see whether the model learns more than its training set by heart. The network is
-# small, since 3 000 sequences are few. An interrupted training goes on where it stopped when run again; we delete
-# what an earlier run left, to start anew.
+# A tenth of the sequences is set aside to see whether the model learns more than its training set by heart, and with each
+# sequence all of its relatives: a model that saw a near copy need not have learned anything. The network is small, since
+# 3 000 sequences are few. An interrupted training goes on where it stopped when run again; we delete what an earlier
+# run left, to start anew.
 
 # %%
-corpus = sequence_corpus(library.tokens)
+corpus = dna.sequence_corpus(library.tokens)
 settings = Pretraining(steps=TRAINING, batch=64, learning_rate=3e-3, warmup=50, validate_every=max(1, TRAINING // 16))
 network = {"channels": 48, "kernel": 9, "dilations": (1, 2), "dropout": 0.1}
 
 (OUT / "prior.checkpoint.safetensors").unlink(missing_ok=True)
-for progress in train_prior(corpus, OUT / "prior.safetensors", settings, network=network):
+for progress in dna.train_prior(corpus, OUT / "prior.safetensors", settings, network=network):
     row = progress.curve[-1]
     print(f"step {row['step']:4}: training {row['train']:.4f}, validation {row['validation']:.4f} nats per base")
 
@@ -199,7 +187,7 @@ axes.plot(steps, [row["validation"] for row in progress.curve], color="#D55E00",
 axes.axhline(math.log(4), color="#999999", linestyle=":", label="chance, log 4")
 axes.set(xlabel="step", ylabel="loss (nats per base)", title="Training of the prior")
 axes.legend(frameon=False)
-show(figure, "1_training")
+plots.show(figure, OUT / "1_training.png")
 
 # %% [markdown]
 # Where the training curve goes on falling and the validation curve turns up again, the model begins to learn its training
@@ -215,8 +203,8 @@ own = dna.load(OUT / "prior.safetensors", steps=STEPS, reference=OUT / "referenc
 print(own.source)
 
 # %% [markdown]
-# The line above also gives the loss of Markov chains on the same held-out sequences (`markov_5`: each base predicted from
-# the five before it). They are good at short fixed words, such as the ones planted here, so with few sequences they may
+# The line above also gives the loss of a Markov chain on the same held-out sequences (order 5: each base predicted from
+# the five before it). Such chains are good at short fixed words, such as the ones planted here, so with few sequences they may
 # well win on this number. A chain cannot be steered base by base, though, nor filled in around fixed sites.
 #
 # What did each prior learn that matters here? We take the motifs that are most enriched in your library over natural
@@ -238,14 +226,14 @@ for i, ((name, rate), colour) in enumerate(zip(rates.items(), ("#999999", "#D55E
 axes.set_xticks(range(6), [own.reference.motifs[i].name.split(".")[-1] for i in enriched])
 axes.set(ylabel="hits per sequence", title="The motifs most enriched in your library")
 axes.legend(frameon=False)
-show(figure, "2_motifs")
+plots.show(figure, OUT / "2_motifs.png")
 
 # %% [markdown]
 # Your prior has learned the commonest of them, though it writes them less often than your library has them. The shipped
 # prior hardly ever writes some. It cannot be steered to what it does not propose, and section 5 shows what happens if one
 # tries.
 #
-# If your sequences are close to natural yeast promoters and few, `train_prior(..., start="yeast")` goes on from the shipped
+# If your sequences are close to natural yeast promoters and few, `dna.train_prior(..., start="yeast")` goes on from the shipped
 # model instead of from nothing.
 
 # %% [markdown]
@@ -256,11 +244,10 @@ show(figure, "2_motifs")
 # tests both.
 #
 # Relatives must not cross between the parts: a network that saw a variant of a test sequence does not predict it, it
-# remembers. `families` links sequences that share a 20-mer, and `assign` moves whole families.
+# remembers. `split_families` links sequences that share a 20-mer or agree at most positions, and moves whole families.
 
 # %%
-family = families(measured.tokens, word=20)
-part = assign([str(number) for number in family], {"oracle": 0.4, "judge": 0.4, "test": 0.2}, seed=0)
+family, part = dna.split_families(measured.tokens, {"oracle": 0.4, "judge": 0.4, "test": 0.2})
 x, y = measured.tokens, measured.labels["expression"]
 a, b, test = (torch.from_numpy(part == name) for name in ("oracle", "judge", "test"))
 print(f"{int(a.sum())} sequences for the oracle, {int(b.sum())} for the judge, {int(test.sum())} to test both")
@@ -270,7 +257,7 @@ oracle = fit_cnn(
     x[a],
     y[a],
     generator=dice,
-    settings=CnnSettings(epochs=EPOCHS, batch=64, scanners=192),
+    settings=CnnSettings(epochs=EPOCHS, batch=64, scanners=192),  # room for all motifs and some more
     motifs=own.reference.motifs,
     groups=family[part == "oracle"],
 )
@@ -301,7 +288,7 @@ for axes, name in zip(panels, ("network from known motifs (the oracle)", "ridge 
     axes.plot([1, 8], [1, 8], color="#333333", linestyle=":", linewidth=1)
     axes.set(xlabel="predicted", title=name, xlim=(1, 8), ylim=(0, 9))
 panels[0].set_ylabel("measured (test part)")
-show(figure, "3_predictors")
+plots.show(figure, OUT / "3_predictors.png")
 
 oracle.save(OUT / "oracle.safetensors")
 judge.save(OUT / "judge.safetensors")
@@ -322,7 +309,7 @@ judge.save(OUT / "judge.safetensors")
 # %%
 try:
     dna.constrain(own, {20: "GAATTC"}, forbidden=["EcoRI", "BsaI"])
-except TemplateError as error:
+except dna.TemplateError as error:
     print(error)
 
 # %% [markdown]
@@ -342,7 +329,7 @@ aim = Sum(
 tilt = Tilt(constrained.diffusion, aim, alpha=0.1)
 designs = SVDD().sample(tilt, DESIGNS, generator=dice, observe=[Progress()])
 
-kept = designs.x[designs.reward.isfinite()]
+kept = designs[designs.reward.isfinite()].x
 print(f"{len(kept)} of {DESIGNS} designs keep all rules")
 print("all have the TATA box:", all(text[54:60] == "TATAAA" for text in decode(kept)))
 
@@ -369,7 +356,7 @@ axes.axhline(7, color="#333333", linestyle=":", label="the most that the truth a
 axes.set_xticks(range(len(sets)), sets)
 axes.set(ylabel="expression", title="What was predicted, and what is true")
 figure.legend(frameon=False, loc="outside lower center", ncols=4)
-show(figure, "4_truth")
+plots.show(figure, OUT / "4_truth.png")
 
 # %% [markdown]
 # The truth rose, and by less than the oracle says. That is the rule and not bad luck: of two equally good sequences, the one
@@ -404,7 +391,7 @@ for axes, title in zip(panels, ("Prior of your library", "Shipped prior")):
 panels[0].set_ylabel("mean expression")
 handles, labels = panels[0].get_legend_handles_labels()
 figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
-show(figure, "5_too_much")
+plots.show(figure, OUT / "5_too_much.png")
 
 # %% [markdown]
 # Read from left to right, toward greed.
@@ -455,8 +442,9 @@ print(done.stdout, done.stderr)
 done.check_returncode()
 
 # %% [markdown]
-# Training works from the command line, too, for files without flanks (`tiltflow pretrain --help` has all keys):
+# Training works from the command line, too (`tiltflow pretrain --help` has all keys). `part=oracles` starts from the motifs
+# that are shipped with tiltflow, as we did; `motifs=my_motifs.pfm` names others:
 #
-#     tiltflow pretrain part=prior sequences=library.fasta out=models
-#     tiltflow pretrain part=oracles sequences=measured.csv labels=[expression] motifs=my_motifs.pfm out=models
-#     tiltflow pretrain part=reference sequences=library.fasta motifs=my_motifs.pfm out=models
+#     tiltflow pretrain part=prior sequences=library.fasta prefix=ACTGG... suffix=CGGAC... ambiguous=skip out=models
+#     tiltflow pretrain part=oracles sequences=measured.csv column=construct labels=[expression] prefix=... out=models
+#     tiltflow pretrain part=reference sequences=library.fasta prefix=ACTGG... suffix=CGGAC... ambiguous=skip out=models

@@ -307,8 +307,13 @@ class Affine(Path):
 
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    t = t.clamp(min=_SMALLEST)
-    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    """Of an elementwise function; itself differentiable where t is."""
+    with torch.enable_grad():
+        time = t.clamp(min=_SMALLEST) if t.requires_grad else t.clamp(min=_SMALLEST).requires_grad_()
+        value = function(time)
+        if not value.requires_grad:
+            return torch.zeros_like(t)
+        return torch.autograd.grad(value.sum(), time, create_graph=t.requires_grad)[0]
 
 
 PATHS: dict[str, type[Path]] = {

@@ -69,8 +69,8 @@ def _common(result: Result) -> Iterator[Drawing]:
         "upper bound of minus its log-probability). Natural is where the natural cloud is: designs to the right of it look "
         "unlike anything the model knows, designs to the left of it are too easy to guess, such as long runs of one letter.",
     )
-    if result.samples.trace is not None:
-        trace = _mean_trace(result.samples.trace)
+    trace = _mean_trace(result.samples.trace or {})
+    if _looked(trace):
         yield Drawing("trace", figures.trace(trace, label=label), _trace_caption(bool(trace["ess"].isfinite().any())))
 
 
@@ -87,8 +87,15 @@ def _trace_caption(grouped: bool) -> str:
     )
 
 
+def _looked(trace: Mapping[str, Tensor]) -> bool:
+    """Whether there was a value on the way: methods such as best-of-N look at the finished samples only."""
+    return any(bool((trace[name][:-1] != 0).any()) for name in ("value_q10", "value_q90") if name in trace)
+
+
 def _mean_trace(trace: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over batches of each step; a batch that was stopped early counts for the steps it has."""
+    if not trace:
+        return {}
     times = trace["t"].unique().flip(0)
     return {name: _mean_at(times, trace["t"], column) for name, column in trace.items()}
 

@@ -19,10 +19,10 @@ ROWS = (
     ("reward_top_decile_mean", "reward, mean of the best tenth", ".2f"),
     ("heldout_median", "held-out reward, median", ".2f"),
     ("heldout_of_reward_top_decile", "held-out reward of the best tenth by reward", ".2f"),
-    ("kmer3_correlation", "3-mer correlation with natural, strand as given", ".3f"),
-    ("kmer6_correlation", "6-mer correlation with natural, strand as given", ".3f"),
-    ("motif_correlation", "motif correlation with natural, either strand", ".3f"),
-    ("nelbo_median", "NELBO, median (nats per {site}; compare with natural)", ".3f"),
+    ("kmer3_correlation", "3-mer correlation with natural (strand given)", ".3f"),
+    ("kmer6_correlation", "6-mer correlation with natural (strand given)", ".3f"),
+    ("motif_correlation", "motif correlation with natural (either strand)", ".3f"),
+    ("nelbo_median", "NELBO, median (nats per {site})", ".3f"),
     ("nearest_hamming_median", "bases to the nearest natural one, median", ".0f"),
     ("diversity", "diversity", ".3f"),
     ("unique", "distinct", "d"),
@@ -169,7 +169,7 @@ def _unnatural(result: Result) -> str:
             (hard, "harder to guess", f"above {high:.3f}", "unlike what it knows. A larger alpha keeps them closer."),
             (easy, "easier to guess", f"below {low:.3f}", "no praise. Look for repeats and long runs of one letter."),
         )
-        if 5 * count > len(ours)
+        if count > max(1, len(ours) / 5)
     ]
     return " ".join(said)
 

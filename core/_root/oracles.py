@@ -88,9 +88,9 @@ class Oracles(Part):
         rows = {name: torch.from_numpy(fold == name) for name in shares}
         half = {name: (found.tokens[kept], labels[kept]) for name, kept in rows.items()}
         common: dict[str, Any] = {"names": self.labels, "generator": torch.Generator().manual_seed(self.seed)}
-        own: dict[str, Any] = {"settings": self.fit, "motifs": motifs, "groups": family[fold == "A"]}
+        own: dict[str, Any] = {"settings": self.fit, "motifs": motifs, "flanks": self._flanks(), **common}
         with bar("epochs", self.fit.epochs, console) as on_epoch:
-            cnn = fit_cnn(*half["A"], flanks=self._flanks(), on_epoch=on_epoch, **own, **common)
+            cnn = fit_cnn(*half["A"], groups=family[fold == "A"], on_epoch=on_epoch, **own)
         cnn.facts["motifs"] = source
         ridge = fit_kmer_ridge(*half["B"], groups=family[fold == "B"], **common)
         made: tuple[CnnRegressor | KmerRidge, ...] = (cnn, ridge)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .domains import Drawing
     from .job import Result
+    from .scores import Scored
 
 TOP = 10
 REPORT, FIGURES = "report.html", "figures"
@@ -53,18 +54,17 @@ def _common(result: Result) -> Iterator[Drawing]:
     """Rewards, naturalness, and the trace of the run."""
     from .domains import Drawing, figures
 
-    label, sets = result.plan.label, result.sets
-    natural = sets.get("natural")
-    rewards = [None if each is None else each.reward for each in (sets["pretrained"], sets["steered"], natural)]
+    label, natural = result.plan.label, result.sets.get("natural")
+    before, after = result.sets["pretrained"], result.sets["steered"]
     yield Drawing(
         "reward",
-        figures.reward_histogram(*rewards, label=label),
+        figures.reward_histogram(before.reward, after.reward, None if natural is None else natural.reward, label),
         "The reward of natural sequences, of samples of the pretrained model, and of the designs. Dashed lines are medians.",
     )
-    clouds = [None if s is None else (s.reward, s.nelbo) for s in (sets["steered"], sets["pretrained"], natural)]
+    clouds = _cloud(after), _cloud(before), None if natural is None else _cloud(natural)
     yield Drawing(
         "naturalness",
-        figures.reward_vs_naturalness(*clouds, label=label, site=result.plan.domain.site),
+        figures.reward_vs_naturalness(*clouds, label, site=result.plan.domain.site),
         "Reward against naturalness. The horizontal axis is how surprised the pretrained model is by a sequence (NELBO, an "
         "upper bound of minus its log-probability). Natural is where the natural cloud is: designs to the right of it look "
         "unlike anything the model knows, designs to the left of it are too easy to guess, such as long runs of one letter.",
@@ -72,6 +72,12 @@ def _common(result: Result) -> Iterator[Drawing]:
     trace = _mean_trace(result.samples.trace or {})
     if _looked(trace):
         yield Drawing("trace", figures.trace(trace, label=label), _trace_caption(bool(trace["ess"].isfinite().any())))
+
+
+def _cloud(scored: Scored) -> tuple[Tensor, Tensor]:
+    """Reward and NELBO, `[n]` both; a finished job has both of every set."""
+    assert scored.nelbo is not None
+    return scored.reward, scored.nelbo
 
 
 def _trace_caption(grouped: bool) -> str:

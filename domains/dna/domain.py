@@ -98,6 +98,8 @@ def _export(codec: DnaCodec, folder: Path, samples: Any, columns: Mapping[str, A
 def _source(prior: str | Path, facts: Mapping[str, Any]) -> str:
     """Where a prior came from and how good it is, in words; what its file does not say is left out."""
     known = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+    if known.get("training_groups") == known.get("training_sequences"):
+        known.pop("training_groups", None)  # each sequence counts by itself
     learned = _join(known, ("training_sequences", "learned from {:,} of them"), ("training_groups", "in {:,} groups"))
     bound = _join(known, ("validation_nelbo", "{:.4f}"), ("validation_nelbo_sem", "+- {:.4f}"))
     chain = _join(known, ("markov_5", " (a Markov chain of order 5: {:.4f})"))

@@ -82,6 +82,8 @@ def test_the_source_is_a_sentence_about_the_model(tmp_path, domain):
         "my library; learned from 12,000 of them in 90 groups; 7 held out cost 1.2500 +- 0.0100 nats per base "
         "(a Markov chain of order 5: 1.3000)"
     )
+    save_prior(tmp_path / "r.safetensors", domain.diffusion, facts | {"training_groups": 12000})
+    assert "learned from 12,000 of them; 7 held out" in load(tmp_path / "r.safetensors").source
     assert domain.source.endswith(": noise")
 
 

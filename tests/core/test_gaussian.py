@@ -274,7 +274,7 @@ def test_the_bound_is_tight_for_the_exact_denoiser(name, sigma):
 @pytest.mark.parametrize("law", [UniformTime(), UniformShare(), UniformLogSnr(), LogitNormal(-1.0, 2.0)], ids=str)
 def test_the_bound_does_not_depend_on_the_law(path, law):
     expected = exact_elbo(Gaussian(path), 0.7)
-    levels = 4000 if law in (UniformShare(), UniformLogSnr()) else 400_000  # others see the steep end rarely
+    levels = 4000 if law in (UniformShare(), UniformLogSnr()) else 100_000  # others see the steep end rarely
     assert exact_elbo(Gaussian(path, law=law), 0.7, levels) == pytest.approx(expected, abs=5e-3)
     slack = noised_log_likelihood(0.7, 1e-4) - expected
     assert abs(slack) < 0.01  # the prior's mismatch; its sign depends on x0
@@ -382,7 +382,7 @@ def test_pretraining_learns_a_mixture(weighting):
     diffusion = Diffusion(trained, Small(), (1,))
     validation = LINE.sample(1000, torch.Generator().manual_seed(1))
     settings = Pretraining(
-        steps=600, batch=256, learning_rate=5e-3, warmup=50, weight_decay=0, ema=0.99, validate_every=300
+        steps=400, batch=512, learning_rate=1e-2, warmup=50, weight_decay=0, ema=0.99, validate_every=200
     )
 
     @torch.no_grad()

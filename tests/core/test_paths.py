@@ -90,7 +90,7 @@ def test_affine_takes_any_pair():
     flow, same = FlowMatching(), Affine(lambda t: 1 - t, lambda t: t)
     for name in ("a", "s", "da", "ds", "log_snr"):
         torch.testing.assert_close(getattr(same, name)(TIMES), getattr(flow, name)(TIMES), rtol=1e-12, atol=0)
-    constant = Affine(lambda t: torch.ones_like(t), lambda t: 3 * t)
+    constant = Affine(torch.ones_like, lambda t: 3 * t)
     assert torch.equal(constant.da(TIMES), torch.zeros_like(TIMES))
     with pytest.raises(ValueError, match="expected 1 and 0"):
         Affine(lambda t: t, lambda t: 1 - t)

@@ -18,6 +18,7 @@ from .base import Noised
 from .times import Span, TimeLaw, UniformShare, UniformTime, stratified_uniforms
 
 Weighting = Literal["x0", "simple", "snr", "min-snr", "v", "velocity", "elbo"]
+_SIGNAL_FLOOR = 2 * math.log(1e-3)  # log-SNR below which the gradient of a value, of the order a / s, is only noise
 _NOISE_FLOOR = -20.0  # log-SNR at which the bound may begin: the signal that is left is 5e-5 of the noise
 
 
@@ -156,6 +157,20 @@ class Gaussian:
     def predict(self, kind: Kind, clean: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
         """The clean estimate at (x, t) as eps, v, velocity or score, `[B, *shape]`."""
         return convert(self.path, clean, "x0", kind, x, t)
+
+    def guide(self, clean: Tensor, x: Tensor, t: float | Tensor, log_h: Tensor) -> Tensor:
+        """The clean estimate `[B, *shape]` of the law reweighted by h (Doob): score + grad log h, in terms of x0.
+
+        Args:
+            log_h: `[B, *shape]`, the gradient of log h at (x, t), or at (x, `inside(t)`) where no signal is left at t.
+        """
+        time = self.path.inverse(self.path.log_snr(on_sites(t, x)).clamp(min=_SIGNAL_FLOOR))
+        return combine(clean, log_h, torch.ones_like(time), self.path.s(time) ** 2 / self.path.a(time))
+
+    def inside(self, t: float) -> float:
+        """t, or the last time at which enough signal is left for a gradient in x_t to be read (a / s = 1e-3)."""
+        limit = float(self.path.inverse(torch.tensor(_SIGNAL_FLOOR, dtype=torch.float64)))
+        return min(t, limit)
 
     def loss(
         self, clean: Tensor, x0: Tensor, t: float | Tensor, weighting: Weighting = "simple", gamma: float = 5.0

@@ -35,6 +35,15 @@ class Steering:
     def check(self, tilt: Tilt) -> None:
         """Raise ValueError for a tilt that this method cannot serve, before anything is computed."""
 
+    def need_noise(self, tilt: Tilt) -> None:
+        """Raise ValueError unless the sampler's steps are random: draws from a step without noise are all the same."""
+        sampler = tilt.diffusion.sampler
+        if not sampler.stochastic:
+            raise ValueError(
+                f"{type(self).__name__} chooses among draws of a step, and the steps of {sampler} have no noise. Use a "
+                "stochastic sampler, such as Ancestral(), or a method that chooses at the end, such as ImportanceResampling."
+            )
+
     def init(self, tilt: Tilt, n: int, *, generator: torch.Generator | None = None) -> Particles:
         """n groups of particles at the start of the grid."""
         x = tilt.diffusion.prior(n * self.group, generator=generator)
@@ -79,6 +88,12 @@ def steps(
     samples are then complete and properly weighted, only less steered.
     """
     check_count("n", n)
+    sampler = tilt.diffusion.sampler
+    if not sampler.single_step:
+        raise ValueError(
+            f"{type(sampler).__name__} takes several estimates a step and only samples. Steer with a single-step sampler of "
+            "the same model, such as Ancestral() or DDIM(eta=1.0)."
+        )
     method.check(tilt)
     meter = Meter()
     with meter, torch.no_grad():

@@ -14,6 +14,7 @@ from ..diffusion import Diffusion
 from ..particles import Particles, soften
 from ..states import index_tree, match_rows, one_hot
 from ..tilt import Tilt
+from ..transitions import Transition
 from ..values import Given, PosteriorMean
 from .base import Steering, settle
 
@@ -27,6 +28,8 @@ class Doob(Steering):
     the law is that of the same sampler run on the exactly tilted model: p* itself for `FirstHitting`, and as near to p* as
     the sampler is to p otherwise. With another value the law has a bias that the log-weights correct: they gather
     log p(x_s | x_t) - log q(x_s | x_t) of every step and r / alpha at the end, so weighted means are unbiased for Z E*[f].
+    A step without noise has no density: the last one of a Gaussian sampler is therefore the base law's own, and with an ODE
+    sampler, all of whose steps are guided, the weights are exp(r / alpha) of samples that follow another law: no correction.
 
     Cost per step and sample: one forward row (two-way for gradients) and, for tokens, one value for each token of each open
     site ("exact") or one gradient of the value ("first-order").
@@ -85,11 +88,13 @@ class Doob(Steering):
         """From a guided state at t to s; log p / q of the step goes into the weight."""
         diffusion, clean = tilt.diffusion, state.clean
         assert clean is not None
-        proposal = diffusion.transition(state.x, t, s, tilt.cond, clean=state.guided)
+        base = diffusion.transition(state.x, t, s, tilt.cond, clean=clean)
+        proposal = base
+        if not atom(base) or not diffusion.sampler.stochastic:
+            proposal = diffusion.transition(state.x, t, s, tilt.cond, clean=state.guided)
         x = proposal.sample(generator=generator)
         log_weights = state.log_weights
-        if getattr(diffusion.sampler, "stochastic", True):  # a deterministic step has no density, hence no weight
-            base = diffusion.transition(state.x, t, s, tilt.cond, clean=clean)
+        if diffusion.sampler.stochastic:
             log_weights = log_weights + (base.log_prob(x) - proposal.log_prob(x)).double()
         moved = replace(state, x=x, clean=None, guided=None, log_weights=log_weights)
         if s <= 0:
@@ -110,8 +115,9 @@ class Doob(Steering):
             clean = diffusion.clean(x, t, tilt.cond, distinct=True) if clean is None else clean
             log_h, value = self._neighbours(tilt, x, t, clean, generator)
         else:
-            log_h, value, found = self._first_order(tilt, x, t) if diffusion.is_tokens else gradient(tilt, x, t)
-            clean = found if clean is None else clean
+            at = inside(diffusion, t)
+            log_h, value, found = self._first_order(tilt, x, at) if diffusion.is_tokens else gradient(tilt, x, at)
+            clean = found if clean is None and at == t else clean
             clean = diffusion.clean(x, t, tilt.cond, distinct=True) if clean is None else clean
         return clean, diffusion.process.guide(clean, x, t, self.strength * log_h), value  # type: ignore[attr-defined]
 
@@ -166,6 +172,17 @@ class Doob(Steering):
         slope, value, clean = gradient(tilt, one_hot(x, symbols), t)
         own = slope.gather(-1, x.unsqueeze(-1))
         return (slope[..., :vocab] - own).double() + (value / tilt.alpha).reshape(-1, 1, 1), value, clean
+
+
+def atom(step: Transition) -> bool:
+    """A step without noise."""
+    return bool(getattr(step, "deterministic", False))
+
+
+def inside(diffusion: Diffusion, t: float) -> float:
+    """The time at which a gradient meant for t is taken: t, but where nothing is left of the signal."""
+    nearest = getattr(diffusion.process, "inside", None)
+    return t if nearest is None else float(nearest(t))
 
 
 def gradient(tilt: Tilt, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor | None]:

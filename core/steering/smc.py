@@ -63,7 +63,8 @@ class SMC(Steering):
         return self.particles
 
     def check(self, tilt: Tilt) -> None:
-        """What the proposal cannot serve is refused."""
+        """Particles that would never part again are refused, and what the proposal cannot serve."""
+        self.need_noise(tilt)
         if self.proposal is not None:
             self.proposal.check(tilt)
 

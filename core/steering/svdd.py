@@ -57,6 +57,10 @@ class SVDD(Steering):
         if not callable(self.selection) and self.selection not in SELECTIONS:
             raise ValueError(f"selection is {self.selection!r}; expected one of {sorted(SELECTIONS)} or a callable.")
 
+    def check(self, tilt: Tilt) -> None:
+        """Candidates that are all the same are refused."""
+        self.need_noise(tilt)
+
     def step(
         self, tilt: Tilt, state: Particles, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Particles:

@@ -3,11 +3,13 @@
 from .base import World, relative_entropy, total_variation
 from .landscape import LandscapeWorld
 from .masked import MaskedWorld
+from .mixture import MixtureWorld
 from .selection import select_best, select_one
 
 __all__ = [
     "LandscapeWorld",
     "MaskedWorld",
+    "MixtureWorld",
     "World",
     "relative_entropy",
     "select_best",

@@ -64,6 +64,10 @@ class World(Protocol):
         """p_T, the law of the unguided sampler over outcomes, `[S]`."""
         ...
 
+    def log_z_of(self, diffusion: Diffusion) -> float:
+        """log E[exp(r / alpha)] under p_T, the sampler's own law: what a method's weights estimate."""
+        ...
+
     def law(self, method: Steering, tilt: Tilt) -> Tensor:
         """The method's own law over outcomes, `[S]`, whatever the quality of its value.
 

@@ -193,6 +193,10 @@ class Enumerated:
         """p_T, the law of the unguided sampler over sequences, float64 `[K^L]`."""
         return self._push(diffusion or self.diffusion, lambda numbers, masses, s: masses)
 
+    def log_z_of(self, diffusion: Diffusion) -> float:
+        """log E[exp(r / alpha)] under p_T, the sampler's own law: what weights estimate."""
+        return float((self.base_law(diffusion).log() + self.rewards / self.alpha).logsumexp(0))
+
     def _push(self, diffusion: Diffusion, change: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
         law = self.start(diffusion)
         for t, s in pairwise(diffusion.times.tolist()):
@@ -253,8 +257,7 @@ class Enumerated:
 
         Z_T is that of the pretrained sampler's own law p_T.
         """
-        log_z = (self.base_law(tilt.diffusion).log() + self.rewards / tilt.alpha).logsumexp(0)
-        return tilt.alpha * float(log_z) - self.objective(model, tilt)
+        return tilt.alpha * self.log_z_of(tilt.diffusion) - self.objective(model, tilt)
 
     def path_kl(self, model: Diffusion, tilt: Tilt) -> float:
         """KL(path of the model || path*), nats, where path* is Doob's transform of the pretrained sampler's chain.

@@ -19,9 +19,12 @@ from ..transitions import CategoricalTransition, categorical, uniform
 from .base import Noised
 from .times import stratified_uniforms
 
-_EARLY = 1e-12  # times below are taken as this: some derivatives are infinite at 0
+_EARLY = 1e-30  # times below are taken as this: some derivatives are infinite at 0
 _WIPED = 1e-12  # at alphas below, x_t tells nothing of x0 that float64 could hold
-_LEAST = 1e-30  # alphas below are taken as this where a rate is asked for: rates may be infinite at t = 1
+_LEAST, _MOST = (
+    1e-30,
+    1 - 1e-12,
+)  # alphas outside are taken as these where a rate is asked for: it may be infinite there
 
 
 class Kernel(Protocol):
@@ -90,7 +93,7 @@ class SiteChain:
 
     def alpha(self, t: float | Tensor, x: Tensor) -> Tensor:
         """alpha(t), float64 `[1]` or `[B]`, on x's device."""
-        return self.schedule.alpha(torch.as_tensor(t, dtype=torch.float64, device=x.device)).reshape(-1)
+        return self.schedule.alpha(_times(t, x))
 
     def prior(self, n: int, shape: tuple[int, ...], *, generator: torch.Generator | None = None) -> Tensor:
         """int64 `[n, L]`, independent draws of the stationary law; on the generator's device."""
@@ -100,7 +103,7 @@ class SiteChain:
     def corrupt(self, x0: Tensor, t: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """x_t ~ q(x_t | x0), int64 `[B, L]`. Relaxed `[B, L, K]` (or S) -> `[B, L, S]`: each token of the mixture is
         noised with the same random number, so that one-hot states give exactly the discrete rule."""
-        kernel = self.kernel(self.alpha(per_sample(t, x0).double(), x0))
+        kernel = self.kernel(self.alpha(t, x0))
         u = uniform(tuple(x0.shape[:2]), x0, generator)
         if is_discrete(x0):
             return categorical(kernel.row(x0).log(), u)
@@ -125,7 +128,7 @@ class SiteChain:
         Args:
             clean: log p(x0 | x_t) `[B, L, K]`; x: int64 `[B, L]`.
         """
-        kernel = self.kernel(self.alpha(_after(t), x).clamp(min=_LEAST))
+        kernel = self.kernel(self.alpha(t, x).clamp(_LEAST, _MOST))
         return kernel.push(self._padded(self._over(kernel, clean, x)))
 
     def left_out(self, ratios: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
@@ -178,7 +181,7 @@ class SiteChain:
 
     def _beta(self, t: float | Tensor, x: Tensor) -> Tensor:
         """-alpha' / alpha, float64 `[b, 1, 1]`."""
-        time = torch.as_tensor(_after(t), dtype=torch.float64, device=x.device)
+        time = _times(t, x).clamp(min=_EARLY)
         return (-self.schedule.derivative(time) / self.schedule.alpha(time).clamp(min=_LEAST)).reshape(-1, 1, 1)
 
     def elbo(self, clean: Tensor, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
@@ -193,8 +196,7 @@ class SiteChain:
         Args:
             clean: log p(x0 | x_t) `[B, L, K]`; x0, x: int64 `[B, L]`; t: `[B]` or a number.
         """
-        time = per_sample(t, clean).double()
-        kernel = self.kernel(self.alpha(_after(time), x).clamp(min=_LEAST))
+        kernel = self.kernel(self.alpha(t, x).clamp(_LEAST, _MOST))
         row = kernel.row(x0)
         truth = row / row.gather(-1, x.unsqueeze(-1))
         model = kernel.push(self._padded(self._over(kernel, clean, x)))
@@ -202,7 +204,7 @@ class SiteChain:
         divergence = model - truth + torch.where(truth > 0, truth * gap, 0.0)
         edges = self.into(x)
         total = torch.where(edges > 0, edges * divergence, 0.0).sum((1, 2))
-        return -(self._beta(time, x).flatten() * total).to(clean.dtype)
+        return -(self._beta(t, x).flatten() * total).to(clean.dtype)
 
     def noise(self, x0: Tensor, *, strata: int | None = None, generator: torch.Generator | None = None) -> Noised:
         """Times with 1 - alpha = u^2, u uniform and low-discrepancy (Kingma et al. 2021); x_t ~ q.
@@ -230,9 +232,12 @@ class SiteChain:
             raise ValueError(f"Tokens run from {int(x.min())} to {int(x.max())}; expected 0 to {top}.")
 
 
-def _after(t: float | Tensor) -> float | Tensor:
-    """t, moved off 0."""
-    return t.clamp(min=_EARLY) if isinstance(t, Tensor) else max(t, _EARLY)
+def _times(t: float | Tensor, x: Tensor) -> Tensor:
+    """float64 `[1]` for a number, or `[B]`: one kernel serves all rows that share a time."""
+    time = torch.as_tensor(t, dtype=torch.float64, device=x.device)
+    if time.ndim:
+        per_sample(time, x)  # raises where the shape is wrong
+    return time.reshape(-1)
 
 
 def between(after: Tensor, before: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import Linear, Schedule
-from ..states import is_discrete, one_hot, per_sample, safe_log
+from ..states import is_discrete, one_hot, safe_log
 from ..transitions import CategoricalTransition, uniform
 from .ctmc import _WIPED, SiteChain, between
 
@@ -80,7 +80,7 @@ class Uniform(SiteChain):
 
     def corrupt(self, x0: Tensor, t: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Each site keeps what it has with probability alpha(t), else takes a uniform token. Relaxed `[B, L, K]` too."""
-        alpha = self.alpha(per_sample(t, x0).double(), x0).unsqueeze(-1)
+        alpha = self.alpha(t, x0).unsqueeze(-1)
         u = uniform((2, *x0.shape[:2]), x0, generator)
         kept, token = u[0] < alpha, (u[1] * self.vocab).long()
         if is_discrete(x0):

@@ -7,20 +7,25 @@ from .ddim import DDIM
 from .dpm import DPMSolver
 from .first_hitting import FirstHitting
 from .ode import EulerODE, HeunODE
+from .remasking import Remasking
 from .sde import EulerMaruyama, ExponentialSDE, InterpolantSDE
+from .tau_leaping import EulerCtmc, TauLeaping
 
 __all__ = [
     "DDIM",
     "Ancestral",
     "Confidence",
     "DPMSolver",
+    "EulerCtmc",
     "EulerMaruyama",
     "EulerODE",
     "ExponentialSDE",
     "FirstHitting",
     "HeunODE",
     "InterpolantSDE",
+    "Remasking",
     "Sampler",
+    "TauLeaping",
     "complete",
     "denoise",
 ]

@@ -152,6 +152,7 @@ class Diffusion:
         Raises:
             ValueError: a template of another shape, with unknown tokens, or against what is fixed or restricted already.
         """
+        self._mask()
         if tuple(template.shape) != self.shape:
             raise ValueError(f"The template has shape {tuple(template.shape)}; expected {self.shape}.")
         self.process.check(template.unsqueeze(0), clean=False)
@@ -178,9 +179,19 @@ class Diffusion:
         template = torch.where(allowed.sum(-1) == 1, allowed.int().argmax(-1), vocab)
         return replace(self, denoiser=Restricted(denoiser, allowed), start=self._fix(template, allowed))
 
+    def _mask(self) -> int:
+        """The mask of the process, where free sites start."""
+        mask = getattr(self.process, "mask", None)
+        if mask is None:
+            raise ValueError(
+                f"Sites can be fixed in a masked process only, not in {type(self.process).__name__}: its tokens all change "
+                "until the end. Use processes.Masked, or a reward that is -inf elsewhere."
+            )
+        return mask
+
     def _fix(self, template: Tensor, allowed: Tensor | None) -> Tensor:
         """The start with the sites of `template` fixed as well, int64 `[L]`; allowed: bool `[L, K]`, or None for all."""
-        mask = int(self.process.prior(1, (1,)))
+        mask = self._mask()
         start = torch.full_like(template, mask) if self.start is None else self.start.to(template)
         fixed = torch.where(template == mask, start, template)
         clash = (start != mask) & (start != fixed)

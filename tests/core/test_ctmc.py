@@ -426,6 +426,14 @@ def test_check_says_what_is_wrong(x, word):
         masked.check(torch.tensor([[3]]), clean=True)
 
 
+def test_sites_cannot_be_fixed_where_all_change():
+    diffusion = Diffusion(Uniform(3), lambda x, t: torch.zeros(*x.shape, 3), (2,))
+    with pytest.raises(ValueError, match="masked process only, not in Uniform"):
+        diffusion.infill(torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="masked process only"):
+        diffusion.restrict(torch.tensor([[True, False, False], [True, True, True]]))
+
+
 def test_logits_have_the_shape_of_the_tokens():
     with pytest.raises(ValueError, match=r"expected logits \[2, 5, 3\]"):
         Uniform(3).parameterise(lambda x, t: torch.zeros(2, 5, 4))(torch.zeros(2, 5, dtype=torch.int64), 0.5)

@@ -31,6 +31,7 @@ class _Flow:
     """The flow with its divergence: (u, y `[B, *shape]`) -> (dy / du, div `[B]`), float64."""
 
     diffusion: Diffusion
+    process: Gaussian
     directions: Tensor | None  # [P, B, *shape] probes; None for the exact divergence
     cond: Any
     dtype: torch.dtype
@@ -45,8 +46,7 @@ class _Flow:
         return slope.detach(), divergence
 
     def _slope(self, u: float, y: Tensor) -> Tensor:
-        process: Gaussian = self.diffusion.process
-        path = process.path
+        path = self.process.path
         t = path.inverse(2 * torch.logit(torch.tensor(1 - u, dtype=torch.float64))).clamp(max=1)
         x = y * (path.a(t) + path.s(t))
         clean = self.diffusion.clean(x.to(self.dtype), float(t), self.cond).double()
@@ -99,7 +99,7 @@ def log_likelihood(
     if min(steps, probes) < 1:
         raise ValueError(f"steps and probes are {steps} and {probes}; expected at least 1.")
     directions = _rademacher(x0, probes, generator) if divergence == "hutchinson" else None
-    flow = _Flow(diffusion, directions, cond, x0.dtype)
+    flow = _Flow(diffusion, process, directions, cond, x0.dtype)
     a, s = (float(f(torch.ones((), dtype=torch.float64))) for f in (process.path.a, process.path.s))
     y, integral = x0.double(), torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for u, v in pairwise(torch.linspace(0, s / (a + s), steps + 1, dtype=torch.float64).tolist()):

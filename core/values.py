@@ -143,7 +143,9 @@ class PosteriorMean:
     ) -> Evaluation:
         clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
         if not tilt.diffusion.is_tokens:
-            return Evaluation(tilt.reward(clean), clean)
+            decode = getattr(tilt.diffusion.process, "decode", None)  # joint states hold tokens and numbers
+            guess = clean if decode is None else decode(clean, soft=self.decode == "soft")
+            return Evaluation(tilt.reward(guess), clean)
         guess = clean.argmax(-1) if self.decode == "argmax" else clean.exp()
         return Evaluation(tilt.reward(guess), clean)
 

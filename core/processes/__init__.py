@@ -4,6 +4,7 @@ from .base import Process
 from .ctmc import Ctmc
 from .gaussian import Gaussian, Reweighted
 from .masked import Masked
+from .product import Product
 from .times import LogitNormal, UniformLogSnr, UniformShare, UniformTime
 from .uniform import Uniform
 
@@ -13,6 +14,7 @@ __all__ = [
     "LogitNormal",
     "Masked",
     "Process",
+    "Product",
     "Reweighted",
     "Uniform",
     "UniformLogSnr",

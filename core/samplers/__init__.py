@@ -7,6 +7,7 @@ from .ddim import DDIM
 from .dpm import DPMSolver
 from .first_hitting import FirstHitting
 from .ode import EulerODE, HeunODE
+from .per_part import PerPart
 from .remasking import Remasking
 from .sde import EulerMaruyama, ExponentialSDE, InterpolantSDE
 from .tau_leaping import EulerCtmc, TauLeaping
@@ -23,6 +24,7 @@ __all__ = [
     "FirstHitting",
     "HeunODE",
     "InterpolantSDE",
+    "PerPart",
     "Remasking",
     "Sampler",
     "TauLeaping",

@@ -25,6 +25,7 @@ class Particles:
     Attributes:
         x: `[R, *shape]`, the states at time t.
         clean: the clean estimate at x, `[R, ...]`, or None where no one needed it yet.
+        running: float64 `[R]`, maximum or sum of the values along the particle's own path, where a method keeps it.
         guided: the clean estimate that the next step is proposed from, where a method changes it.
         value: float64 `[R]`, the last value seen (zero before the first).
         log_weights: float64 `[R]`, unnormalised, since the last resampling.
@@ -43,6 +44,7 @@ class Particles:
     total: int
     clean: Tensor | None = None
     guided: Tensor | None = None
+    running: Tensor | None = None
     index: int = 0
     stopped: int | None = None
     cost: Cost = field(default_factory=Cost)
@@ -60,7 +62,7 @@ class Particles:
     def gather(self, index: Tensor) -> Particles:
         """The particles at `index` `[R']`, every per-particle tensor re-indexed."""
         rows = len(self.x)
-        per_row = {"x", "clean", "guided", "value", "log_weights", "log_potential"}
+        per_row = {"x", "clean", "guided", "running", "value", "log_weights", "log_potential"}
         taken = {f.name: getattr(self, f.name) for f in fields(self) if f.name in per_row}
         assert all(leaf is None or len(leaf) == rows for leaf in taken.values())
         picked: dict[str, Any] = {name: None if leaf is None else leaf[index] for name, leaf in taken.items()}

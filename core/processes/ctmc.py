@@ -145,6 +145,10 @@ class SiteChain:
         """bool `[B, L]`: the sites of x int64 `[B, L]` that a reverse step can change: all of them."""
         return torch.ones_like(x, dtype=torch.bool)
 
+    def inside(self, t: float) -> float:
+        """t, or the last time at which enough signal is left for h to depend on x_t (alpha = 1e-3)."""
+        return min(t, float(self.schedule.inverse(torch.tensor(1e-3, dtype=torch.float64))))
+
     def guide(self, clean: Tensor, x: Tensor, t: float | Tensor, log_h: Tensor) -> Tensor:
         """The clean estimate `[B, L, K]` of the law reweighted by h (Doob), at x int64 `[B, L]`.
 

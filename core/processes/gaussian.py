@@ -168,7 +168,7 @@ class Gaussian:
         return combine(clean, log_h, torch.ones_like(time), self.path.s(time) ** 2 / self.path.a(time))
 
     def inside(self, t: float) -> float:
-        """t, or the last time at which enough signal is left for a gradient in x_t to be read (a / s = 1e-3)."""
+        """t, or the last time at which enough signal is left for h to depend on x_t (a / s = 1e-3)."""
         limit = float(self.path.inverse(torch.tensor(_SIGNAL_FLOOR, dtype=torch.float64)))
         return min(t, limit)
 

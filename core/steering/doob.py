@@ -110,16 +110,15 @@ class Doob(Steering):
         self, tilt: Tilt, x: Tensor, t: float, clean: Tensor | None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The clean estimate at x `[B, *shape]` (as given, or made), the guided one, and the value there, float64 `[B]`."""
-        diffusion = tilt.diffusion
+        diffusion, at = tilt.diffusion, inside(tilt.diffusion, t)
         if not self._by_gradient(diffusion):
             clean = diffusion.clean(x, t, tilt.cond, distinct=True) if clean is None else clean
-            log_h, value = self._neighbours(tilt, x, t, clean, generator)
+            log_h, value = self._neighbours(tilt, x, at, clean, generator)
         else:
-            at = inside(diffusion, t)
             log_h, value, found = self._first_order(tilt, x, at) if diffusion.is_tokens else gradient(tilt, x, at)
             clean = found if clean is None and at == t else clean
             clean = diffusion.clean(x, t, tilt.cond, distinct=True) if clean is None else clean
-        return clean, diffusion.process.guide(clean, x, t, self.strength * log_h), value  # type: ignore[attr-defined]
+        return clean, diffusion.process.guide(clean, x, at, self.strength * log_h), value  # type: ignore[attr-defined]
 
     def guided(self, tilt: Tilt) -> Diffusion:
         """The guided model as a `Diffusion` of its own, for any sampler (also ODE solvers) and for exact laws.
@@ -156,11 +155,17 @@ class Doob(Steering):
         near = replace(tilt, cond=index_tree(match_rows(tilt.cond, len(x)), rows))
         found = near.evaluate(changed, t, generator=generator, known=parents, siblings=vocab).value / tilt.alpha
         log_h[rows, sites] = soften(found.reshape(-1, vocab), torch.zeros_like(found[:1]).unsqueeze(1))
-        return log_h, tilt.alpha * self._own(clean, log_h, rows, sites)
+        return log_h, tilt.alpha * self._own(x, clean, log_h, rows, sites)
 
-    def _own(self, clean: Tensor, log_h: Tensor, rows: Tensor, sites: Tensor) -> Tensor:
-        """log h(x) as the mean over open sites of E[h at the neighbours], float64 `[B]`: equal at each for the exact h."""
-        ahead = (clean[rows, sites].double() + log_h[rows, sites]).logsumexp(-1)
+    def _own(self, x: Tensor, clean: Tensor, log_h: Tensor, rows: Tensor, sites: Tensor) -> Tensor:
+        """log h(x), float64 `[B]`: the mean over open sites of E[h at the neighbours] at a mask, of h itself at a token.
+
+        They are equal at every site for the exact h.
+        """
+        guides, token = log_h[rows, sites], x[rows, sites]
+        ahead = (clean[rows, sites].double() + guides).logsumexp(-1)
+        held = guides.gather(-1, token.clamp(max=guides.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+        ahead = torch.where(token < guides.shape[-1], held, ahead)
         count = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
         total = count.clone().index_add_(0, rows, ahead)
         return total / count.index_add_(0, rows, torch.ones_like(ahead))
@@ -180,7 +185,7 @@ def atom(step: Transition) -> bool:
 
 
 def inside(diffusion: Diffusion, t: float) -> float:
-    """The time at which a gradient meant for t is taken: t, but where nothing is left of the signal."""
+    """The time at which h is looked at for a step from t: t, but a little earlier where nothing is left of the signal."""
     nearest = getattr(diffusion.process, "inside", None)
     return t if nearest is None else float(nearest(t))
 

@@ -90,9 +90,8 @@ class SMC(Steering):
     ) -> Particles:
         """Weigh and resample before the move: the value and the guidance at a point come from one evaluation of it."""
         guided = proposal.guide(tilt, state, t, generator)
-        value, guided = guided.value, replace(guided, value=state.value)
         if state.index % self.interval == 0:
-            guided = self._weigh(tilt, guided, value, t)
+            guided = self._weigh(tilt, guided, guided.value, t)
         return proposal.move(tilt, self._resample(guided, generator), t, s, generator)
 
     def _resample(self, state: Particles, generator: torch.Generator | None) -> Particles:
@@ -100,20 +99,18 @@ class SMC(Steering):
         return resample(state, RESAMPLING[self.resampling], low, generator) if bool(low.any()) else state
 
     def _weigh(self, tilt: Tilt, state: Particles, value: Tensor, s: float) -> Particles:
-        """Multiply in the potential of this look; `state.value` remembers the running value, maximum or sum."""
+        """Multiply in the potential of this look; `state.running` remembers the maximum or sum along the path."""
         n = state.groups
         scaled = (1 - s) ** self.tempering / tilt.alpha
         floored = soften((value / tilt.alpha).reshape(n, -1), torch.zeros(n, 1).to(value)).flatten() * tilt.alpha
-        if self.potential == "difference":
-            running, increment = floored, floored * scaled - state.log_potential
-        else:
-            first = state.index < self.interval
-            seen = floored if first else torch.maximum(state.value, floored)
-            running = seen if self.potential == "max" else state.value + floored
-            increment = running * scaled
+        running = floored
+        if self.potential != "difference" and state.running is not None:
+            running = torch.maximum(state.running, floored) if self.potential == "max" else state.running + floored
+        increment = running * scaled - (state.log_potential if self.potential == "difference" else 0.0)
         return replace(
             state,
-            value=running,
+            value=floored,
+            running=running,
             log_weights=state.log_weights + increment,
             log_potential=state.log_potential + increment,
         )

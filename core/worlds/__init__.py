@@ -5,11 +5,13 @@ from .landscape import LandscapeWorld
 from .masked import MaskedWorld
 from .mixture import MixtureWorld
 from .selection import select_best, select_one
+from .uniform import UniformWorld
 
 __all__ = [
     "LandscapeWorld",
     "MaskedWorld",
     "MixtureWorld",
+    "UniformWorld",
     "World",
     "relative_entropy",
     "select_best",

@@ -169,7 +169,7 @@ def test_log_mean_exp():
 
 # --- the state ------------------------------------------------------------------------------------------------------
 
-PER_ROW = {"x", "clean", "guided", "value", "log_weights", "log_potential"}
+PER_ROW = {"x", "clean", "guided", "running", "value", "log_weights", "log_potential"}
 OTHER = {"log_z", "t", "total", "index", "stopped", "cost"}
 
 
@@ -180,6 +180,7 @@ def state(groups=3, count=4, **changes):
         "x": torch.arange(rows * 2).reshape(rows, 2),
         "clean": torch.arange(rows * 6, dtype=torch.float64).reshape(rows, 2, 3),
         "guided": torch.arange(rows * 6, dtype=torch.float64).reshape(rows, 2, 3) + 0.5,
+        "running": column + 0.3,
         "value": column + 0.1,
         "log_weights": LOG.flatten()[:rows].clone(),
         "log_potential": column + 0.2,

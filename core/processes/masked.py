@@ -102,7 +102,7 @@ class Masked:
         Args:
             log_h: `[B, L, K]`, log h of x with site i set to k; any constant may be added to a site.
         """
-        guided = log_normalise(clean + log_h.to(clean.dtype))
+        guided = log_normalise(clean.double() + log_h.double()).to(clean.dtype)  # r / alpha may be large
         return torch.where(self.open_sites(x).unsqueeze(-1), guided, clean)
 
     def elbo(self, clean: Tensor, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:

@@ -196,34 +196,6 @@ METHODS = [
 ]
 
 
-def dyadic(x):
-    """Rewards that float64 adds and scales without rounding: multiples of 1 / 64."""
-    return (WORLD.reward(x) * 64).round() / 64
-
-
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("value", [PosteriorMean(), Completions(1)], ids=str)
-def test_a_constant_added_to_the_reward_changes_no_token(method, value, generator):
-    base = Tilt(WORLD.diffusion, dyadic, 0.5, value=value)
-    shifted = replace(base, reward_function=lambda x: dyadic(x) + 16)
-    one, two = (method.sample(tilt, 300, generator=generator(0)) for tilt in (base, shifted))
-    assert torch.equal(one.x, two.x)
-    assert torch.equal(one.reward + 16, two.reward)
-    weighted = not isinstance(method, BestOfN) and getattr(method, "selection", "softmax") == "softmax"
-    torch.testing.assert_close(two.log_weight - one.log_weight, torch.full((300,), 32.0 * weighted).double())
-
-
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("value", [PosteriorMean(), Completions(2)], ids=str)
-def test_reward_and_alpha_scaled_together_change_nothing(method, value, generator):
-    base = Tilt(WORLD.diffusion, WORLD.reward, 0.5, value=value)
-    scaled = replace(base, reward_function=lambda x: 8 * WORLD.reward(x), alpha=4.0)
-    one, two = (method.sample(tilt, 300, generator=generator(1)) for tilt in (base, scaled))
-    assert torch.equal(one.x, two.x)
-    assert torch.equal(8 * one.reward, two.reward)
-    assert torch.equal(one.log_weight, two.log_weight)
-
-
 @pytest.mark.parametrize(
     "method",
     [SVDD(1, selection="argmax"), SMC(1), SMC(1, "sum", threshold=1.0), ImportanceResampling(1), BestOfN(1)],

@@ -12,7 +12,7 @@ from ..states import is_discrete, log_normalise, one_hot
 from .subs import Subs
 
 if TYPE_CHECKING:
-    from ..processes.ctmc import SiteChain
+    from ..processes.chain import SiteChain
     from ..processes.masked import Masked
 
 

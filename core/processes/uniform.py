@@ -10,7 +10,7 @@ from torch import Tensor
 from ..schedules import Linear, Schedule
 from ..states import is_discrete, one_hot, safe_log
 from ..transitions import CategoricalTransition, uniform
-from .ctmc import _WIPED, SiteChain, between
+from .chain import WIPED, SiteChain, between
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Flat:
 
     def pull(self, masses: Tensor) -> Tensor:
         mean = masses.mean(-1, keepdim=True)
-        wiped = self.left < _WIPED
+        wiped = self.left < WIPED
         return mean + torch.where(wiped, 0.0, (masses - mean) / torch.where(wiped, 1.0, self.left))
 
 
@@ -101,10 +101,18 @@ class Uniform(SiteChain):
         moved, stayed = (1 - kept) / (1 - now), kept * (1 - later) / (1 - now)
         flat = (1 - later) / self.vocab
 
-        state = one_hot(x, self.vocab, torch.float64) if is_discrete(x) else x.double()
+        def at_state(guess: Tensor) -> Tensor:
+            """P(x_s = x_t), given that x_t is a token of probability `guess` to be x0; less `row`."""
+            return later * (slip + kept * matched) * guess + stayed * (1 - guess) + flat * kept * matched * guess
+
         guess = clean.double().exp()
-        agree = (guess * state).sum(-1, keepdim=True)  # P(x0 = x_t)
-        probs = later * guess * (moved * (1 - state) + (slip + kept * matched) * state)
-        probs = probs + flat * (moved * (1 - agree) + slip * agree)
-        probs = probs + state * (stayed * (1 - guess) + flat * kept * matched * guess)
+        agree = (
+            guess.gather(-1, x.unsqueeze(-1)) if is_discrete(x) else (guess * x).sum(-1, keepdim=True)
+        )  # P(x0 = x_t)
+        row = flat * (moved * (1 - agree) + slip * agree)
+        probs = later * moved * guess + row
+        if is_discrete(x):
+            probs = probs.scatter(-1, x.unsqueeze(-1), at_state(agree) + row)
+        else:
+            probs = (1 - x) * probs + x * (at_state(guess) + row)
         return CategoricalTransition(safe_log(probs.clamp(min=0)).to(clean.dtype))

@@ -28,9 +28,10 @@ class Remasking(Sampler):
         a mask becomes token k with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t) p(x0^i = k | x_t).
 
     Whatever sigma, a site at s has the law q(x_s^i | x0) if it had q(x_t^i | x0) at t, so the law tends to the model's as
-    steps get smaller. An early mistake can be mended: with many steps, better samples than `Ancestral` from a network with
-    errors. With a fixed sigma the number of remaskings grows with the steps and the distance falls more slowly than 1 / T
-    (measured: about T^-0.6); a `rescale` in proportion to 1 / T keeps order 1. The last step leaves no mask. The network sees rows change more often: fewer forwards are saved.
+    steps get smaller: at order 1 with a `rescale` in proportion to 1 / T, more slowly with a fixed one (measured: about
+    T^-0.6), because the number of remaskings then grows with the steps. An early mistake can be mended: with many steps,
+    better samples than `Ancestral` from a network with errors. The last step leaves no mask. Rows change more often, so
+    fewer forwards are saved.
 
     Args:
         cap: eta_cap, the largest sigma ("ReMDM-cap").

@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from tiltflow.core import SMC, SVDD, BestOfN, Tilt, denoiser, particles, transitions, values
+from tiltflow.core import SMC, SVDD, BestOfN, Doob, Tilt, denoiser, particles, transitions, values
 from tiltflow.core.parameterisations import subs
-from tiltflow.core.processes import Masked
+from tiltflow.core.paths import VPCosine
+from tiltflow.core.processes import Gaussian, Masked
 from tiltflow.core.samplers import Ancestral, FirstHitting, ancestral
 from tiltflow.core.schedules import Linear
 from tiltflow.core.steering import base, best_of_n, smc, svdd
+from tiltflow.core.steering import doob as doob_module
 from tiltflow.core.transitions import CategoricalTransition, UnmaskingTransition
 
 from . import test_denoiser as denoisers
+from . import test_doob as doob
 from . import test_laws as laws
 from . import test_masked as process
+from . import test_mixture_world as mixture
 from . import test_particles as resampling
 from . import test_samplers as samplers
 from . import test_steering as steering
@@ -224,6 +228,32 @@ def swapped_stay(stay):
     return lambda self, t, s, x: 1 - stay(self, t, s, x)
 
 
+def forgets_the_proposal(move):
+    def wrong(self, tilt, state, t, s, generator=None):
+        moved = move(self, tilt, state, t, s, generator)
+        return moved if s <= 0 else replace(moved, log_weights=state.log_weights)
+
+    return wrong
+
+
+def guided_twice(estimate):
+    return lambda self, *args, **kwargs: estimate(replace(self, strength=2 * self.strength), *args, **kwargs)
+
+
+def score_for_estimate(_):
+    return lambda self, clean, x, t, log_h: clean + self.path.s(torch.tensor(t).double()) ** 2 * log_h
+
+
+def same_token_everywhere(neighbours):
+    """h at the first open site only, for all sites."""
+
+    def wrong(self, tilt, x, t, clean, generator):
+        log_h, value = neighbours(self, tilt, x, t, clean, generator)
+        return log_h[:, :1].expand_as(log_h), value
+
+    return wrong
+
+
 SVDD_LAW = (laws.test_svdd_follows_its_law, {"world": laws.SMALL, "candidates": 8, "value": None})
 SMC_WEIGHTS = (
     steering.test_smc_weights_are_unbiased,
@@ -344,6 +374,36 @@ FAULTS = [
         {"process": LINEAR},
     ),
     Fault(
+        "proposals that are not weighed",
+        attribute(Doob, "move", forgets_the_proposal),
+        steering.test_doob_weights_are_unbiased,
+        {"method": Doob(), "value": "plug-in"},
+    ),
+    Fault(
+        "guidance that counts twice",
+        attribute(Doob, "estimate", guided_twice),
+        doob.test_the_exact_h_reproduces_the_tilted_law,
+        {"world": doob.WORLD},
+    ),
+    Fault(
+        "one site's h for all sites",
+        attribute(Doob, "_neighbours", same_token_everywhere),
+        doob.test_the_exact_h_reproduces_the_tilted_law,
+        {"world": doob.WORLD},
+    ),
+    Fault(
+        "a score that is taken for a clean estimate",
+        attribute(Gaussian, "guide", score_for_estimate),
+        mixture.test_doob_is_the_exact_denoiser_of_the_tilted_law,
+        {"path": VPCosine(), "t": 0.5},
+    ),
+    Fault(
+        "a step without noise that is guided and weighed",
+        lambda patch: patch.setattr(doob_module, "atom", lambda step: False),
+        mixture.test_weights_are_unbiased_for_the_sampler_s_own_law,
+        {"method": Doob(), "value": "exact"},
+    ),
+    Fault(
         "sites that leave when they should stay",
         attribute(Masked, "stay", swapped_stay),
         process.test_steps_undo_the_noise,
@@ -365,7 +425,7 @@ def test_a_planted_fault_is_seen(fault, monkeypatch, request):
 
 
 def test_there_are_enough_faults():
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 12
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 30
 
 
 def test_nothing_planted_is_left():

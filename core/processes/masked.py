@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class Masked:
 
     def stay(self, t: float | Tensor, s: float | Tensor, x: Tensor) -> Tensor:
         """float64 `[B, 1]`: probability that a site masked at t is still masked at s < t."""
+        if not isinstance(t, Tensor) and not isinstance(s, Tensor):
+            return _stay(self.schedule, float(t), float(s), x.device)
         before, after = (self.schedule.alpha(torch.as_tensor(u, dtype=torch.float64, device=x.device)) for u in (t, s))
         return ((1 - after) / (1 - before)).reshape(-1, 1)
 
@@ -152,3 +155,10 @@ class Masked:
         if x.numel() and (int(x.min()) < 0 or int(x.max()) > top):
             hint = " (the mask itself is not a clean token)" if clean else ""
             raise ValueError(f"Tokens run from {int(x.min())} to {int(x.max())}; expected 0 to {top}{hint}.")
+
+
+@lru_cache(maxsize=4096)
+def _stay(schedule: Schedule, t: float, s: float, device: torch.device) -> Tensor:
+    """`Masked.stay` at two numbers: every run of a grid asks for the same ones, and scalar tensors are slow to make."""
+    before, after = (schedule.alpha(torch.tensor([[u]], dtype=torch.float64, device=device)) for u in (t, s))
+    return (1 - after) / (1 - before)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Schedule(Protocol):
-    """alpha(t), its derivative and its inverse, elementwise in t (any shape), differentiable, in t's dtype."""
+    """alpha(t), its derivative and its inverse, elementwise in t (any shape), differentiable, in t's dtype. Hashable."""
 
     def alpha(self, t: Tensor) -> Tensor: ...
 

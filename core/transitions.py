@@ -106,9 +106,17 @@ class CategoricalTransition:
         Raises:
             ValueError: temperature is not positive.
         """
+        u = uniform(tuple(self.log_probs.shape), self.log_probs, generator)
+        return self.relax(u, temperature, straight_through=straight_through)
+
+    def relax(self, u: Tensor, temperature: float = 1.0, *, straight_through: bool = False) -> Tensor:
+        """`rsample` with given uniforms u, float64 `[B, L, S]`, so that a step can be run again.
+
+        Raises:
+            ValueError: temperature is not positive.
+        """
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a positive number.")
-        u = uniform(tuple(self.log_probs.shape), self.log_probs, generator)
         exponential = -torch.log1p(-u.clamp(min=1e-300))  # in float64, so that the far tail of the noise exists
         gumbel = -exponential.log().to(self.log_probs.dtype)
         # -inf would give NaN gradients through the softmax; a very low finite score has the same value and gradient zero.
@@ -258,6 +266,10 @@ class GaussianTransition:
         shape = self.mean.shape if n is None else (n, *self.mean.shape)
         device = generator.device if generator is not None else self.mean.device
         noise = torch.randn(shape, dtype=self.mean.dtype, generator=generator, device=device).to(self.mean.device)
+        return self.move(noise, temperature)
+
+    def move(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """mean + temperature std noise, for given standard normal `noise` `[..., B, *shape]`."""
         return self.mean + temperature * self._std * noise
 
     def log_prob(self, x: Tensor) -> Tensor:

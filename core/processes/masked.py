@@ -61,7 +61,7 @@ class Masked:
     def stay(self, t: float | Tensor, s: float | Tensor, x: Tensor) -> Tensor:
         """float64 `[B, 1]`: probability that a site masked at t is still masked at s < t."""
         if not isinstance(t, Tensor) and not isinstance(s, Tensor):
-            return _stay(self.schedule, float(t), float(s), x.device)
+            return _stay(self.schedule, float(t), float(s), x.device)  # type: ignore[arg-type]
         before, after = (self.schedule.alpha(torch.as_tensor(u, dtype=torch.float64, device=x.device)) for u in (t, s))
         return ((1 - after) / (1 - before)).reshape(-1, 1)
 

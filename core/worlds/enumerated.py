@@ -193,6 +193,7 @@ class Enumerated:
         """p_T, the law of the unguided sampler over sequences, float64 `[K^L]`."""
         return self._push(diffusion or self.diffusion, lambda numbers, masses, s: masses)
 
+    @torch.no_grad()
     def log_z_of(self, diffusion: Diffusion) -> float:
         """log E[exp(r / alpha)] under p_T, the sampler's own law: what weights estimate."""
         return float((self.base_law(diffusion).log() + self.rewards / self.alpha).logsumexp(0))
@@ -204,7 +205,7 @@ class Enumerated:
             for rows in self._blocks(law, diffusion):
                 numbers, masses = self.moves(diffusion, rows, t, s)
                 masses = change(numbers, masses, s) * law[rows].unsqueeze(1)
-                moved.index_add_(0, numbers.flatten(), masses.flatten())
+                moved = moved.index_add(0, numbers.flatten(), masses.flatten())
             law = moved
         return law[self.full]
 
@@ -247,24 +248,28 @@ class Enumerated:
 
     # What a trainer maximises, computed: J = E[r] - alpha KL(path), and how far it is from the best that can be.
 
-    def objective(self, model: Diffusion, tilt: Tilt) -> float:
-        """J(model) = E[r] - alpha KL(path of the model || path of the pretrained sampler), in units of the reward."""
-        divergence = self._path_kl(model, tilt, None)
-        return float((self.base_law(model) * self.rewards).sum()) - tilt.alpha * divergence
+    def objective(self, model: Diffusion, tilt: Tilt) -> Tensor:
+        """J(model) = E[r] - alpha KL(path of the model || path of the pretrained sampler), 0-d, in units of the reward.
 
+        Differentiable in the model's parameters: its gradient is what trainers estimate.
+        """
+        return self.base_law(model) @ self.rewards - tilt.alpha * self._path_kl(model, tilt, None)
+
+    @torch.no_grad()
     def gap(self, model: Diffusion, tilt: Tilt) -> float:
         """alpha log Z_T - J(model) >= 0, zero only for Doob's transform: the optimality gap of any trainer's output.
 
         Z_T is that of the pretrained sampler's own law p_T.
         """
-        return tilt.alpha * self.log_z_of(tilt.diffusion) - self.objective(model, tilt)
+        return tilt.alpha * self.log_z_of(tilt.diffusion) - float(self.objective(model, tilt))
 
+    @torch.no_grad()
     def path_kl(self, model: Diffusion, tilt: Tilt) -> float:
         """KL(path of the model || path*), nats, where path* is Doob's transform of the pretrained sampler's chain.
 
         Equals gap / alpha: the identity that says what a trainer minimises.
         """
-        return self._path_kl(model, tilt, self.chain_values(tilt))
+        return float(self._path_kl(model, tilt, self.chain_values(tilt)))
 
     def chain_values(self, tilt: Tilt) -> list[Tensor]:
         """log h of the sampler's own chain at each time of its grid, `[T + 1]` of float64 `[S]`; h_t = K_ts h_s.
@@ -279,8 +284,8 @@ class Enumerated:
             found.append((kernel.log().unsqueeze(0) + found[-1]).logsumexp(-1).squeeze(0))
         return found[::-1]
 
-    def _path_kl(self, model: Diffusion, tilt: Tilt, log_h: list[Tensor] | None) -> float:
-        law, total = self.start(model), 0.0
+    def _path_kl(self, model: Diffusion, tilt: Tilt, log_h: list[Tensor] | None) -> Tensor:
+        law, total = self.start(model), torch.zeros((), dtype=torch.float64)
         for k, (t, s) in enumerate(pairwise(model.times.tolist())):
             moved = torch.zeros_like(law)
             for rows in self._blocks(law, model):
@@ -289,15 +294,15 @@ class Enumerated:
                 if log_h is not None:
                     log_base = log_base + log_h[k + 1][numbers] - log_h[k][rows].unsqueeze(1)
                 spent = torch.where(masses > 0, masses * (masses.clamp(min=1e-300).log() - log_base), 0.0)
-                total += float(spent.sum(1) @ law[rows])
-                moved.index_add_(0, numbers.flatten(), (masses * law[rows].unsqueeze(1)).flatten())
+                total = total + spent.sum(1) @ law[rows]
+                moved = moved.index_add(0, numbers.flatten(), (masses * law[rows].unsqueeze(1)).flatten())
             law = moved
         return total + self._start_kl(model, log_h)
 
-    def _start_kl(self, model: Diffusion, log_h: list[Tensor] | None) -> float:
+    def _start_kl(self, model: Diffusion, log_h: list[Tensor] | None) -> Tensor | float:
         """KL of the starting law from that of path*, which is tilted by h too where there is more than one start."""
         if log_h is None:
             return 0.0
         law = self.start(model)
         log_z = (law.log() + log_h[0]).logsumexp(0)
-        return float(torch.where(law > 0, law * (log_z - log_h[0]), 0.0).sum())
+        return torch.where(law > 0, law * (log_z - log_h[0]), 0.0).sum()

@@ -1,0 +1,167 @@
+"""Reward backpropagation: maximise E[r] - alpha KL(path || pretrained path) by the gradient of the reward itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..samplers import complete
+from ..tilt import Tilt
+from .base import Loss, Tuning
+from .gradients import GumbelSoftmax, Reinforce, TokenGradient, leave_one_out
+from .roles import Roles
+from .rollouts import backprop, scored
+
+
+@dataclass(frozen=True)
+class RewardBackprop(Tuning):
+    """Maximise J = E[r] - alpha KL(path of theta || path of the pretrained sampler), whose maximum is Doob's transform.
+
+    The divergence is the sum of the closed-form KL of every step, the step's size in it: alpha is the alpha of p*, whatever
+    the number of steps, and alpha log Z - J = alpha KL(path, path*) is what is left to gain.
+
+    Args:
+        kl: count the divergence; without it the reward is over-optimised.
+        last: steps at the end through which the state carries gradients (None: all).
+        save_memory: recompute each step in the backward pass; memory then grows by the state alone with every step.
+    """
+
+    kl: bool = True
+    last: int | None = None
+    save_memory: bool = True
+
+    def check(self, tilt: Tilt) -> None:
+        """A sampler that gives no transition, or a reward without the gradient that is needed, is refused."""
+        need_steps(tilt, type(self).__name__)
+        tilt.require("differentiable", type(self).__name__)
+        if tilt.diffusion.is_tokens:
+            tilt.require("relaxed", type(self).__name__)
+
+    def _tokens(self) -> TokenGradient:
+        return GumbelSoftmax()
+
+    def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
+        ref = roles.ref if self.kl else None
+        path = backprop(
+            roles.theta,
+            ref,
+            self.batch,
+            self._tokens(),
+            generator=generator,
+            progress=progress,
+            last=self.last,
+            save_memory=self.save_memory,
+            cond=tilt.cond,
+        )
+        reward = tilt.reward(path.x0)
+        return Loss((tilt.alpha * path.kl - reward).mean(), facts(tilt, reward, path.kl))
+
+
+def facts(tilt: Tilt, reward: Tensor, kl: Tensor) -> dict[str, float]:
+    """What every run records: mean reward, path divergence in nats, and their balance J."""
+    r, d = float(reward.detach().mean()), float(kl.detach().mean())
+    return {"reward": r, "kl": d, "objective": r - tilt.alpha * d}
+
+
+def need_steps(tilt: Tilt, name: str, *, noise: bool = False) -> None:
+    """Raise ValueError unless the sampler gives transitions (`noise`: random ones)."""
+    sampler = tilt.diffusion.sampler
+    if not sampler.single_step or (noise and not sampler.stochastic):
+        lack = "several estimates a step" if not sampler.single_step else "steps without noise, which have no density"
+        raise ValueError(f"{name} follows the sampler step by step, and {sampler} has {lack}. Use Ancestral().")
+
+
+@dataclass(frozen=True)
+class DRAKES(RewardBackprop):
+    """Reward backpropagation through discrete trajectories (Wang et al. 2025, "Fine-tuning discrete diffusion models via
+    reward optimization"), for masked and uniform processes.
+
+    Differs from the published code on purpose: the KL is that of the steps taken at masked sites with the size of the step
+    (published: of sites that are unmasked already, where both models agree on hard states, and without it); hard tokens
+    forward by default (published: soft states that inference never sees).
+
+    Args:
+        estimator: `GumbelSoftmax` (straight-through or soft, annealed), or `Reinforce`, which needs no gradient of the
+            reward and is unbiased.
+    """
+
+    estimator: GumbelSoftmax | Reinforce = field(default_factory=GumbelSoftmax)
+
+    def check(self, tilt: Tilt) -> None:
+        if not tilt.diffusion.is_tokens:
+            raise ValueError("DRAKES tunes models of tokens; for continuous states use AlignProp.")
+        if isinstance(self.estimator, Reinforce):
+            need_steps(tilt, "DRAKES with Reinforce", noise=True)
+            if self.batch < 2:
+                raise ValueError("Reinforce compares samples with each other: batch must be at least 2.")
+            return
+        super().check(tilt)
+        name = type(tilt.diffusion.sampler).__name__
+        if name != "Ancestral":
+            raise ValueError(f"DRAKES backpropagates through ancestral steps, not through {name}. Use Ancestral().")
+
+    def _tokens(self) -> TokenGradient:
+        assert isinstance(self.estimator, GumbelSoftmax)
+        return self.estimator
+
+    def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
+        if isinstance(self.estimator, GumbelSoftmax):
+            return super().loss(tilt, roles, batch, generator, progress)
+        ref = roles.ref if self.kl else None
+        path = scored(roles.theta, ref, self.batch, generator=generator, cond=tilt.cond)
+        reward = tilt.reward(path.x0)
+        returns = (reward - tilt.alpha * path.kl).detach()
+        assert path.log_prob is not None
+        value = tilt.alpha * path.kl - leave_one_out(returns) * path.log_prob
+        return Loss(value.mean(), facts(tilt, reward, path.kl))
+
+
+@dataclass(frozen=True)
+class AlignProp(RewardBackprop):
+    """Reward backpropagation through continuous trajectories (Prabhudesai et al. 2023); with `last` = K it is DRaFT-K
+    (Clark et al. 2024), which publishes no divergence: `kl=False`."""
+
+    def check(self, tilt: Tilt) -> None:
+        if tilt.diffusion.is_tokens:
+            raise ValueError("AlignProp tunes models of continuous states; for tokens use DRAKES.")
+        super().check(tilt)
+        if self.kl and not tilt.diffusion.sampler.stochastic:
+            raise ValueError("The steps of an ODE have no divergence from each other: use kl=False or Ancestral().")
+
+
+@dataclass(frozen=True)
+class REFL(AlignProp):
+    """One late step (Xu et al. 2023): sample without gradient to a random late time, denoise once with it, and maximise
+    the reward of the clean estimate, up to a ceiling.
+
+    No trajectory carries gradients, so there is no path divergence: stop early, or watch a held-out reward.
+
+    Args:
+        late: part of the steps, counted from the end, that the time is drawn from.
+        ceiling: rewards above it are not pushed further, relu(ceiling - r); None: no ceiling.
+    """
+
+    kl: Literal[False] = False  # type: ignore[assignment]
+    late: float = 0.3
+    ceiling: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl or not 0 < self.late <= 1:
+            raise ValueError(f"REFL(kl={self.kl}, late={self.late}): expected kl=False and 0 < late <= 1.")
+
+    def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
+        theta, times = roles.theta, roles.theta.times
+        steps = len(times) - 1
+        first = max(0, round(steps * (1 - self.late)))
+        stop = first + int(torch.randint(steps - first, (), generator=generator))
+        with torch.no_grad():
+            x = theta.prior(self.batch, generator=generator)
+            if stop:
+                x = complete(theta, x, times[: stop + 1], generator=generator, cond=tilt.cond)
+        reward = tilt.reward(theta.clean(x, float(times[stop]), tilt.cond))
+        gain = reward if self.ceiling is None else -(self.ceiling - reward).clamp(min=0)
+        return Loss(-gain.mean(), facts(tilt, reward, torch.zeros(())))

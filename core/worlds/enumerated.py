@@ -306,3 +306,26 @@ class Enumerated:
         law = self.start(model)
         log_z = (law.log() + log_h[0]).logsumexp(0)
         return torch.where(law > 0, law * (log_z - log_h[0]), 0.0).sum()
+
+
+class RandomTables:
+    """A law and a reward over K^L sequences, drawn by `seed`."""
+
+    length: int
+    vocab: int
+    seed: int
+
+    @cached_property
+    def p(self) -> Tensor:
+        """float64 `[K^L]`, the data law: correlated, with masses over two orders of magnitude."""
+        return _normal(self.vocab**self.length, self.seed).softmax(0)
+
+    @cached_property
+    def rewards(self) -> Tensor:
+        """float64 `[K^L]`, standard normal."""
+        return _normal(self.vocab**self.length, self.seed + 1)
+
+
+def _normal(size: int, seed: int) -> Tensor:
+    """float64 `[size]`, standard normal."""
+    return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -13,7 +13,7 @@ from ..diffusion import Diffusion
 from ..parameterisations import Subs
 from ..processes.masked import Masked
 from ..samplers import FirstHitting
-from .enumerated import Enumerated
+from .enumerated import Enumerated, RandomTables
 
 
 class MaskedLattice(Enumerated):
@@ -68,7 +68,7 @@ class MaskedLattice(Enumerated):
 
 
 @dataclass(frozen=True)
-class MaskedWorld(MaskedLattice):
+class MaskedWorld(RandomTables, MaskedLattice):
     """A random joint law p over K^L sequences, correlated, and a random reward.
 
     Args:
@@ -86,18 +86,3 @@ class MaskedWorld(MaskedLattice):
             raise ValueError(
                 f"MaskedWorld(length={self.length}, vocab={self.vocab}) is not enumerable here; use length 2-8, vocab 2-5."
             )
-
-    @cached_property
-    def p(self) -> Tensor:
-        """float64 `[K^L]`, the data law: correlated, with masses over two orders of magnitude."""
-        return random_table(self.vocab**self.length, self.seed).softmax(0)
-
-    @cached_property
-    def rewards(self) -> Tensor:
-        """float64 `[K^L]`, standard normal."""
-        return random_table(self.vocab**self.length, self.seed + 1)
-
-
-def random_table(size: int, seed: int) -> Tensor:
-    """float64 `[size]`, standard normal."""
-    return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -15,12 +15,11 @@ from ..parameterisations import Logits
 from ..processes.uniform import Uniform
 from ..samplers import Ancestral
 from ..schedules import Linear, Schedule
-from .enumerated import Enumerated
-from .masked import random_table
+from .enumerated import Enumerated, RandomTables
 
 
 @dataclass(frozen=True)
-class UniformWorld(Enumerated):
+class UniformWorld(RandomTables, Enumerated):
     """A random joint law p over K^L sequences, correlated, and a random reward; tokens are noised into uniform ones.
 
     No sampler of few steps draws from p itself: sites that change in one step are drawn independently, and the sampler's
@@ -52,16 +51,6 @@ class UniformWorld(Enumerated):
     def symbols(self) -> int:
         """K: noisy states are sequences too."""
         return self.vocab
-
-    @cached_property
-    def p(self) -> Tensor:
-        """float64 `[K^L]`, the data law: correlated, with masses over two orders of magnitude."""
-        return random_table(self.vocab**self.length, self.seed).softmax(0)
-
-    @cached_property
-    def rewards(self) -> Tensor:
-        """float64 `[K^L]`, standard normal."""
-        return random_table(self.vocab**self.length, self.seed + 1)
 
     def noised(self, weights: Tensor, t: float) -> Tensor:
         """Sum over x0 of weights(x0) q(x_t | x0) at every x_t: float64 `[K^L] -> [K^L]`."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .job import Result
     from .settings import Plan
 
-COMMANDS = ("pretrain",)
+COMMANDS = ("pretrain", "verify")
 FLAGS = {"-h": "help", "--help": "help", "help": "help", "-m": "many", "--multirun": "many", "--config": "config"}
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 2, 130
 
@@ -50,6 +50,10 @@ def main(argv: Sequence[str]) -> int:
     # Threads that wait by spinning slow small networks down many times as soon as a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()
+    if argv[:1] == ["verify"]:
+        from .verify.command import main as verify
+
+        return verify(argv[1:])
     command = argv[0] if argv and argv[0] in COMMANDS else "design"
     flags, arguments, problems = _sort(argv[command != "design" :])
     if "help" in flags:

@@ -1,0 +1,167 @@
+"""What is shown and written: a table in the terminal, verify.json, verify.csv, verify.png and report.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, page
+from ..core.storage import write_json, write_text
+from ..core.worlds.statistics import ALARM
+from .figure import draw
+from .measure import Point, Row
+from .run import Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADER = ("method", "value", "N", "TV to p*", "KL", "own law", "reward", "log Z", "z", "calls", "rows", "draws", "s")
+ROOMY = ("KL", "rows", "draws", "s")  # left out where the terminal is narrow
+WIDE = 118  # characters that the whole table takes
+CAPTION = (
+    "TV, KL: of the method's exact law, or (~) of its draws, where noise alone gives the ±. own law: do the draws follow the "
+    "method's own law (chi-square, p-value)? z: standard errors from the true Z. calls, rows: reward calls and network rows "
+    "for one sample alone. ?: too few draws to see an alpha that is {fault:.0%} off, or {half:.0%} of uniform draws."
+)
+MARKS = {"pass": "ok", "fail": "FAIL", "underpowered": "?", None: ""}
+FIGURE = (
+    "Total variation to p* against reward calls a sample (a look at a known value counts as one), for growing numbers of "
+    "candidates or particles. Exact laws where computable; open circles lie within twice the noise of the draws. Dotted: what "
+    "the sampler's own error makes of a perfect method."
+)
+
+
+def cells(row: Row) -> list[str]:
+    """A row as words, in the order of `HEADER`."""
+    noise = f" ±{row.floor:.3f}" if row.floor else ""
+    own = "" if row.p_value is None else f"{MARKS[row.law]} {row.p_value:.2g}"
+    weights = f"{'' if row.z is None else f'{row.z:+.1f}'} {MARKS[row.weights]}".strip()
+    return [
+        row.method,
+        row.value,
+        "" if row.budget is None else str(row.budget),
+        f"{'FAIL ' if row.claim == 'fail' else ''}{'~' if row.floor else ''}{row.tv:.4f}{noise}",
+        "inf" if row.kl is None else f"{row.kl:.4f}",
+        own,
+        f"{row.reward:.3f}",
+        "" if row.log_z is None else f"{row.log_z:.3f}",
+        weights,
+        f"{row.reward_calls:.0f}",
+        f"{row.forward_rows:.0f}",
+        str(row.n),
+        f"{row.seconds:.1f}",
+    ]
+
+
+def table(rows: Sequence[Row], width: int = WIDE) -> Table:
+    """The rows of one world as a rich table; rows that failed are red. `width`: of the terminal, in characters."""
+    from rich.table import Table
+
+    first = rows[0]
+    title = f"{first.world}: a perfect method has mean reward {first.reward_true:.3f}, log Z {first.log_z_true:.3f}"
+    made = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    shown = [word for word in HEADER if width >= WIDE or word not in ROOMY]
+    for word in shown:
+        made.add_column(word, justify="left" if word in HEADER[:2] else "right", no_wrap=True)
+    for row in rows:
+        words = dict(zip(HEADER, cells(row), strict=True))
+        made.add_row(*(words[word] for word in shown), style="red" if row.failed else None)
+    return made
+
+
+def caption(fault: float) -> str:
+    """What the columns mean."""
+    return CAPTION.format(fault=fault, half=fault / 2)
+
+
+def by_world(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows of each world."""
+    for world in dict.fromkeys(row.world for row in rows):
+        yield [row for row in rows if row.world == world]
+
+
+def show(rows: Sequence[Row], console: Any = None) -> None:
+    """Print rows of `measure` as tables, one for each world."""
+    from rich.console import Console
+
+    console = console or Console()
+    for part in by_world(rows):
+        console.print(table(part, console.width))
+        console.print()
+
+
+def verdict(result: Result) -> str:
+    """The last line: how many tests, what failed, and how often right code would."""
+    failed, blurred = result.failed, result.underpowered
+    named = "".join(f"\n  {row.world}: {row.method}, {row.value} {row.budget or ''}".rstrip() for row in failed)
+    return (
+        f"{len(result.rows)} rows with {result.tests} tests; {len(failed)} rows failed, {blurred} with too few draws for a "
+        f"test. Right code fails any of them with probability {ALARM:g} (each with {result.alarm:.1g}).{named}"
+    )
+
+
+def settings(result: Result) -> dict[str, Any]:
+    """What it takes to run the same again."""
+    plan = result.plan
+    return {
+        "version": __version__,
+        "seed": plan.seed,
+        "worlds": list(result.references),
+        "absent": result.absent,
+        "methods": list(plan.methods),
+        "draws": plan.draws,
+        "work": plan.work,
+        "fault": plan.fault,
+    }
+
+
+def content(result: Result) -> dict[str, Any]:
+    """verify.json. Two runs with one seed differ in `seconds` alone."""
+    return {
+        "settings": settings(result),
+        "rows": [{**asdict(row), "failed": row.failed} for row in result.rows],
+        "points": [asdict(point) for point in result.points],
+        "sampler": result.reach,
+        "tests": result.tests,
+        "alarm": result.alarm,
+        "failed": len(result.failed),
+        "underpowered": result.underpowered,
+    }
+
+
+def write(folder: Path, result: Result, command: str) -> None:
+    """All files of a run."""
+    from ..domains.canvas import save
+
+    write_json(folder / "verify.json", content(result))
+    write_text(folder / "verify.csv", _csv([*result.rows, *result.points]))
+    picture = folder / "verify.png"
+    save(draw(result), picture)
+    write_text(folder / "report.html", page.page("How exact are the methods?", _body(result, picture, command)))
+
+
+def _csv(points: Sequence[Point]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(point) for point in points)
+    return buffer.getvalue()
+
+
+def _body(result: Result, picture: Path, command: str) -> Iterator[str]:
+    yield page.heading("How exact are the methods?", 1)
+    yield (page.warning if result.failed else page.paragraph)(verdict(result))
+    yield page.picture(picture, FIGURE)
+    for part in by_world(result.rows):
+        title = table(part).title
+        yield page.heading(str(title))
+        yield page.table(HEADER, map(cells, part), ["", "", *["n"] * (len(HEADER) - 2)])
+    yield page.paragraph(caption(result.plan.fault), "faint")
+    for name, why in result.absent.items():
+        yield page.paragraph(f"{name} was left out: {why}")
+    yield page.heading("The same again")
+    yield page.code(command)

@@ -23,7 +23,8 @@ class Credit(Protocol):
         ...
 
     def unit(self, reward: Tensor, size: int) -> Tensor:
-        """What one unit of reward became, `[..., B]`: the factor that another term in units of the reward needs too.
+        """The factor by which advantages scale the mean policy gradient, `[..., B]`: a term in units of the reward needs it
+        too, to keep its weight.
 
         Raises:
             ValueError: advantages have no unit.
@@ -42,9 +43,13 @@ class Normalised:
     limit: float = math.inf
 
     def __call__(self, reward: Tensor, size: int) -> Tensor:
-        return (centred(reward, size) * self.unit(reward, size)).clamp(-self.limit, self.limit)
+        return (centred(reward, size) * self._scale(reward, size)).clamp(-self.limit, self.limit)
 
     def unit(self, reward: Tensor, size: int) -> Tensor:
+        # The mean contains the sample itself, which takes 1 / K of its own gradient back.
+        return self._scale(reward, size) * (size - 1) / size
+
+    def _scale(self, reward: Tensor, size: int) -> Tensor:
         grouped = in_groups(reward, size)
         scale = 1 / (grouped.std(-1, correction=0, keepdim=True) + 1e-4)
         return scale.expand_as(grouped).reshape(reward.shape)

@@ -44,10 +44,13 @@ def test_conditions_are_never_compared(credit):
     assert torch.allclose(credit(REWARD, 4).reshape(2, 4).mean(1), torch.zeros(2, dtype=torch.float64), atol=1e-12)
 
 
-@pytest.mark.parametrize("credit", [Normalised(), LeaveOneOut()])
-def test_the_unit_is_what_a_difference_of_rewards_became(credit):
-    gap = credit(REWARD, 4)[1] - credit(REWARD, 4)[0]
-    assert torch.allclose(gap, credit.unit(REWARD, 4)[0] * (REWARD[1] - REWARD[0]), atol=1e-12)
+def test_the_unit_is_the_scale_against_the_unbiased_advantages():
+    """Leave-one-out advantages give the policy gradient itself, so alpha is weighed by what others scale it with."""
+    expected = LeaveOneOut()(REWARD, 4) * Normalised().unit(REWARD, 4)
+    assert torch.allclose(Normalised()(REWARD, 4), expected, atol=1e-12)
+    assert torch.equal(LeaveOneOut().unit(REWARD, 4), torch.ones(8, dtype=torch.float64))
+    with pytest.raises(ValueError, match="no unit"):
+        Ranks().unit(REWARD, 4)
 
 
 def test_leading_dimensions_are_kept():
@@ -58,9 +61,11 @@ def test_leading_dimensions_are_kept():
 def test_never_counts_as_the_worst_of_its_group():
     reward = torch.tensor([1.0, 3.0, -math.inf, 2.0], dtype=torch.float64)
     found = Normalised()(reward, 4)
-    assert bool(found.isfinite().all()) and found[2] == found[0]
+    assert bool(found.isfinite().all())
+    assert found[2] == found[0]
     assert torch.equal(Normalised()(torch.full((4,), -math.inf), 4), torch.zeros(4))
-    assert softmax_weights(reward, 4)[2] == 0 and best_weights(reward, 4, 4)[2] == 0
+    assert softmax_weights(reward, 4)[2] == 0
+    assert best_weights(reward, 4, 4)[2] == 0
 
 
 def test_weights_have_mean_one_in_each_group():
@@ -72,11 +77,7 @@ def test_weights_have_mean_one_in_each_group():
 
 def test_groups_follow_the_conditions():
     cond = {"a": torch.zeros(3, 2), "b": torch.zeros(1, 5)}
-    assert (
-        group_size(12, cond, None, "X") == 4
-        and group_size(12, cond, 2, "X") == 2
-        and group_size(8, None, None, "X") == 8
-    )
+    assert [group_size(12, cond, None, "X"), group_size(12, cond, 2, "X"), group_size(8, None, None, "X")] == [4, 2, 8]
     for batch, size in ((10, None), (12, 3), (3, None), (12, 1)):
         with pytest.raises(ValueError, match="one condition"):
             group_size(batch, cond, size, "X")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .diffusion import Diffusion, check_count
 from .storage import StorageError, load_tensors, save_tensors
+from .training import check_owner, follow, pack, unpack, warm
 
 Batches = Callable[[int, torch.Generator], Tensor]
 VALIDATION_DRAWS = 2  # noise levels behind the NELBO of each sample, at every validation the same
@@ -165,17 +166,9 @@ class _Run:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimiser.step()
-        self._average()
+        follow(self.average, self.model, warm(settings.ema, self.step))
         self.step += 1
         return float(loss.detach())
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
-        for buffer, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            buffer.copy_(current)
 
     def validate(self, validation: Tensor) -> float:
         """NELBO of the averaged weights in nats per site, with the same noise at every call."""
@@ -186,40 +179,21 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         return {"kind": "pretraining", "seed": self.seed, "settings": vars(self.settings)}
 
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "average": self.average}
+
     def save(self, path: Path) -> None:
         """Everything a resumed run needs to go on as if it had not stopped."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for index, slot in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v).clone() for k, v in slot.items()}
-        tensors["generator"] = self.generator.get_state()
+        tensors = pack(self._modules, self.optimiser) | {"generator": self.generator.get_state()}
         save_tensors(path, tensors, {**self._identity(), "step": self.step, "curve": self.curve})
 
     def load(self, path: Path) -> None:
         tensors, metadata = load_tensors(path, "pretraining")
-        mine = self._identity()
-        differing = [name for name in ("seed", "settings") if metadata.get(name) != mine[name]]
-        if differing:
-            raise StorageError(
-                f"{path} belongs to a run with other {' and '.join(differing)}: {metadata.get(differing[0])}, now "
-                f"{mine[differing[0]]}. Use the same, or another output folder."
-            )
+        check_owner(path, metadata, self._identity())
+        unpack(tensors, self._modules, self.optimiser, path)
         try:
-            self.model.load_state_dict(_under(tensors, "model."))
-            self.average.load_state_dict(_under(tensors, "average."))
-            self._load_optimiser(tensors)
             self.generator.set_state(tensors["generator"])
             self.step, self.curve = int(metadata["step"]), list(metadata["curve"])
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path} does not fit this model: {error}. Use another output folder.") from error
-
-    def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under(tensors, "optimiser.").items():
-            index, key = name.split(".", 1)
-            slots.setdefault(int(index), {})[key] = tensor
-        self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            raise StorageError(f"{path} does not fit this model: {error}. Use another file.") from error

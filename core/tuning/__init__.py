@@ -3,6 +3,7 @@
 from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
 from .base import Loss, Progress, Tuning, fit, train
 from .gradients import GumbelSoftmax, Reinforce
+from .observers import HeldOut, KeepBest, KLBudget
 from .roles import Roles
 
 __all__ = [
@@ -10,6 +11,9 @@ __all__ = [
     "REFL",
     "AlignProp",
     "GumbelSoftmax",
+    "HeldOut",
+    "KLBudget",
+    "KeepBest",
     "Loss",
     "Progress",
     "Reinforce",

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..samplers import complete
+from ..diffusion import check_count
+from ..samplers import Ancestral, complete
 from ..tilt import Tilt
 from .base import Loss, Tuning
 from .gradients import GumbelSoftmax, Reinforce, TokenGradient, leave_one_out
 from .roles import Roles
-from .rollouts import backprop, scored
+from .rollouts import backprop, rows_of, scored
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,27 @@ class RewardBackprop(Tuning):
 
     Args:
         kl: count the divergence; without it the reward is over-optimised.
-        last: steps at the end through which the state carries gradients (None: all).
+        last: steps at the end through which the state carries gradients (None: all). The divergence of the steps before
+            still counts, and still teaches each of them by itself.
+        random_last: draw that number anew for every micro-batch, uniformly from 1 to `last` (AlignProp).
         save_memory: recompute each step in the backward pass; memory then grows by the state alone with every step.
     """
 
     kl: bool = True
     last: int | None = None
+    random_last: bool = False
     save_memory: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.last is not None:
+            check_count("last", self.last)
 
     def check(self, tilt: Tilt) -> None:
         """A sampler that gives no transition, or a reward without the gradient that is needed, is refused."""
         need_steps(tilt, type(self).__name__)
+        if self.kl and not tilt.diffusion.sampler.stochastic:
+            raise ValueError("The steps of an ODE have no divergence from each other: use kl=False or Ancestral().")
         tilt.require("differentiable", type(self).__name__)
         if tilt.diffusion.is_tokens:
             tilt.require("relaxed", type(self).__name__)
@@ -44,15 +55,17 @@ class RewardBackprop(Tuning):
         return GumbelSoftmax()
 
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
-        ref = roles.ref if self.kl else None
+        last = len(roles.theta.times) - 1 if self.last is None else self.last
+        if self.random_last:
+            last = 1 + int(torch.randint(last, (), generator=generator))
         path = backprop(
             roles.theta,
-            ref,
+            roles.ref if self.kl else None,
             self.batch,
             self._tokens(),
             generator=generator,
             progress=progress,
-            last=self.last,
+            last=last,
             save_memory=self.save_memory,
             cond=tilt.cond,
         )
@@ -95,13 +108,19 @@ class DRAKES(RewardBackprop):
             raise ValueError("DRAKES tunes models of tokens; for continuous states use AlignProp.")
         if isinstance(self.estimator, Reinforce):
             need_steps(tilt, "DRAKES with Reinforce", noise=True)
-            if self.batch < 2:
-                raise ValueError("Reinforce compares samples with each other: batch must be at least 2.")
+            if self.batch < 2 * rows_of(tilt.cond):
+                raise ValueError(
+                    f"Reinforce compares samples of one condition with each other: batch={self.batch} must be at least "
+                    f"twice the number of conditions, {rows_of(tilt.cond)}."
+                )
             return
+        sampler = tilt.diffusion.sampler
+        if sampler != Ancestral():
+            raise ValueError(
+                f"DRAKES backpropagates through plain ancestral steps, not through {sampler}. Use Ancestral(), or "
+                "estimator=Reinforce(), which needs only draws and their log-probabilities."
+            )
         super().check(tilt)
-        name = type(tilt.diffusion.sampler).__name__
-        if name != "Ancestral":
-            raise ValueError(f"DRAKES backpropagates through ancestral steps, not through {name}. Use Ancestral().")
 
     def _tokens(self) -> TokenGradient:
         assert isinstance(self.estimator, GumbelSoftmax)
@@ -111,11 +130,11 @@ class DRAKES(RewardBackprop):
         if isinstance(self.estimator, GumbelSoftmax):
             return super().loss(tilt, roles, batch, generator, progress)
         ref = roles.ref if self.kl else None
-        path = scored(roles.theta, ref, self.batch, generator=generator, cond=tilt.cond)
+        path = scored(roles.theta, ref, self.batch, generator=generator, save_memory=self.save_memory, cond=tilt.cond)
         reward = tilt.reward(path.x0)
         returns = (reward - tilt.alpha * path.kl).detach()
         assert path.log_prob is not None
-        value = tilt.alpha * path.kl - leave_one_out(returns) * path.log_prob
+        value = tilt.alpha * path.kl - leave_one_out(returns, rows_of(tilt.cond)) * path.log_prob
         return Loss(value.mean(), facts(tilt, reward, path.kl))
 
 
@@ -126,10 +145,8 @@ class AlignProp(RewardBackprop):
 
     def check(self, tilt: Tilt) -> None:
         if tilt.diffusion.is_tokens:
-            raise ValueError("AlignProp tunes models of continuous states; for tokens use DRAKES.")
+            raise ValueError(f"{type(self).__name__} tunes models of continuous states; for tokens use DRAKES.")
         super().check(tilt)
-        if self.kl and not tilt.diffusion.sampler.stochastic:
-            raise ValueError("The steps of an ODE have no divergence from each other: use kl=False or Ancestral().")
 
 
 @dataclass(frozen=True)
@@ -144,7 +161,7 @@ class REFL(AlignProp):
         ceiling: rewards above it are not pushed further, relu(ceiling - r); None: no ceiling.
     """
 
-    kl: Literal[False] = False  # type: ignore[assignment]
+    kl: Literal[False] = False
     late: float = 0.3
     ceiling: float | None = None
 
@@ -156,7 +173,7 @@ class REFL(AlignProp):
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
         theta, times = roles.theta, roles.theta.times
         steps = len(times) - 1
-        first = max(0, round(steps * (1 - self.late)))
+        first = min(round(steps * (1 - self.late)), steps - 1)
         stop = first + int(torch.randint(steps - first, (), generator=generator))
         with torch.no_grad():
             x = theta.prior(self.batch, generator=generator)

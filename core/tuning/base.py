@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from ..cost import Cost, Meter
+from ..cost import Cost
 from ..diffusion import Diffusion, check_count
+from ..states import match_rows
 from ..tilt import Tilt
-from .roles import Decay, Roles, cast_roles, follow
-from .state import State
+from ..training import follow, warm
+from .roles import Decay, Roles, cast_roles
+from .state import KEPT, State, check_finite
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Progress:
 
     Attributes:
         step, total: optimiser steps done and to do; facts: means over the step's micro-batches, with "loss" and
-            "gradient" (its norm); cost: spent so far by this process; model: theta, as it is now.
+            "gradient" (its norm); cost: spent so far by this process, before an interruption too.
+        model: what would be returned now (theta, or its average); its weights change as training goes on.
+        curve: the facts of all steps so far, one row a step with its "step"; numbers that are not finite are None.
     """
 
     step: int
@@ -46,6 +51,7 @@ class Progress:
     facts: Mapping[str, float]
     cost: Cost
     model: Diffusion
+    curve: Sequence[Mapping[str, float | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ class Tuning:
             their own number only, so that one process with `accumulate=2` and two with 1 each compute the same.
         learning_rate: of AdamW (no weight decay), reached linearly over `warmup` steps.
         clip: largest gradient norm (inf: none).
-        average: decay of the averaged weights that are returned, or 0 for the last weights themselves.
+        average: decay of the averaged weights that are returned, which starts faster (`training.warm`), or 0 for the last
+            weights themselves.
     """
 
     steps: int = 500
@@ -103,11 +110,10 @@ class Tuning:
         *,
         generator: torch.Generator | None = None,
         observe: Sequence[Callable[[Progress], Any]] = (),
-        checkpoint: str | Path | None = None,
-        fabric: Any = None,
+        **options: Any,
     ) -> Diffusion:
-        """The tuned model. See `tiltflow.core.tuning.fit`."""
-        return fit(self, tilt, generator=generator, observe=observe, checkpoint=checkpoint, fabric=fabric)
+        """The tuned model. See `tiltflow.core.tuning.fit`, which has the other options."""
+        return fit(self, tilt, generator=generator, observe=observe, **options)
 
 
 def fit(
@@ -117,51 +123,73 @@ def fit(
     generator: torch.Generator | None = None,
     observe: Sequence[Callable[[Progress], Any]] = (),
     checkpoint: str | Path | None = None,
+    save_every: int = 50,
     fabric: Any = None,
 ) -> Diffusion:
     """Train to the end and return the tuned model, frozen: again a `Diffusion`, to be sampled, steered or tuned.
 
     Args:
         generator: gives the run its seed.
-        observe: called with a `Progress` after every step; a true answer stops the training.
+        observe: called with a `Progress` after every step; a true answer ends the training, for good: a run that was
+            stopped and is called again with its checkpoint gives the same model.
         checkpoint: file to resume from if it is there, and to save to.
-        fabric: a `lightning_fabric.Fabric` for other devices, precisions or several processes (default: where the model
-            is, one process, 32 bits).
+        save_every: rounds between checkpoints. It does not change the result.
+        fabric: a `lightning_fabric.Fabric` for other devices, precisions or several processes, launched (default: where
+            the model is, one process, the model's own precision).
 
     Raises:
-        ValueError: the method refuses the tilt, or there is nothing to train.
-        FloatingPointError: the loss is not finite.
+        ValueError: the method refuses the tilt, there is nothing to train, or the condition does not fit the batch.
+        FloatingPointError: the loss or its gradient is not finite.
         StorageError: the checkpoint is corrupt or of another run.
         ModuleNotFoundError: lightning_fabric is missing; the message names the extra.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    state = _start(method, tilt, seed, checkpoint, fabric)
-    for progress in _run(state, method, tilt):
-        if any([observer(progress) for observer in observe]):
+    state, tilt = _start(method, tilt, seed, checkpoint, fabric)
+    for progress in _run(state, method, tilt, save_every):
+        if state.agree(any([observer(progress) for observer in observe])):
+            state.stopped = True
+            state.save()
             break
-    state.save()
     return state.result()
 
 
 def train(
-    method: Tuning, tilt: Tilt, *, seed: int = 0, checkpoint: str | Path | None = None, fabric: Any = None
+    method: Tuning,
+    tilt: Tilt,
+    *,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    save_every: int = 50,
+    fabric: Any = None,
 ) -> Iterator[Progress]:
     """The loop step by step, so that a caller can interleave code; arguments and errors as in `fit`.
 
-    A run whose checkpoint is finished yields nothing.
+    A run whose checkpoint is finished yields nothing. A loop that is left early goes on from its last checkpoint.
     """
-    state = _start(method, tilt, seed, checkpoint, fabric)
-    yield from _run(state, method, tilt)
+    state, tilt = _start(method, tilt, seed, checkpoint, fabric)
+    yield from _run(state, method, tilt, save_every)
 
 
-def _start(method: Tuning, tilt: Tilt, seed: int, checkpoint: str | Path | None, fabric: Any) -> State:
+def _start(method: Tuning, tilt: Tilt, seed: int, checkpoint: str | Path | None, fabric: Any) -> tuple[State, Tilt]:
+    """The state at the run's beginning or last checkpoint, and the tilt with its law and condition on the run's device."""
     method.check(tilt)
-    roles = cast_roles(tilt.diffusion, method.averages | ({"kept": lambda step: 0.0} if method.average else {}))
+    match_rows(tilt.cond, method.batch)
+    roles = cast_roles(tilt.diffusion, _averages(method))
     fabric = _fabric(tilt.diffusion) if fabric is None else fabric
-    identity = {"kind": "tuning", "seed": seed, "method": repr(method)}
+    if method.accumulate % fabric.world_size:
+        raise ValueError(f"accumulate={method.accumulate} micro-batches cannot be shared among {fabric.world_size}.")
+    # A function's address is another one in every process.
+    identity = {"kind": "tuning", "seed": seed, "method": re.sub(r" at 0x[0-9a-f]+", "", repr(method))}
+    identity["alpha"] = tilt.alpha
     state = State(roles, method.learning_rate, fabric, identity, None if checkpoint is None else Path(checkpoint))
     state.resume()
-    return state
+    cond = apply_to_collection(tilt.cond, Tensor, lambda leaf: leaf.to(fabric.device))
+    return state, replace(tilt, diffusion=roles.ref, cond=cond)
+
+
+def _averages(method: Tuning) -> dict[str, Decay]:
+    kept: dict[str, Decay] = {KEPT: lambda step: warm(method.average, step)} if method.average else {}
+    return method.averages | kept
 
 
 def _fabric(diffusion: Diffusion) -> Any:
@@ -169,26 +197,29 @@ def _fabric(diffusion: Diffusion) -> Any:
         from lightning_fabric import Fabric
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("Tuning needs lightning-fabric: pip install 'tiltflow[tune]'.") from error
-    return Fabric(accelerator=diffusion.device.type, devices=1)
+    device = diffusion.device
+    return Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
 
 
-def _run(state: State, method: Tuning, tilt: Tilt) -> Iterator[Progress]:
-    """Rounds: every micro-batch is collected, then learnt from `updates` times."""
-    meter, total = Meter(), method.steps * method.updates
+def _run(state: State, method: Tuning, tilt: Tilt, save_every: int) -> Iterator[Progress]:
+    """Rounds: every micro-batch is collected, then learnt from `updates` times.
+
+    Checkpoints are made between rounds, since what was collected is not kept, and after observers have seen the round.
+    """
+    check_count("save_every", save_every)
+    total = method.steps * method.updates
     mine = range(state.fabric.global_rank, method.accumulate, state.fabric.world_size)
-    if method.accumulate % state.fabric.world_size:
-        raise ValueError(
-            f"accumulate={method.accumulate} micro-batches cannot be shared among {state.fabric.world_size}."
-        )
-    while state.step < total:
+    while state.step < total and not state.stopped:
         number = state.step // method.updates
-        with meter, torch.no_grad():
+        with state.meter, torch.no_grad():
             batches = {j: method.collect(tilt, state.roles, _generator(state.seed, number, j, 0)) for j in mine}
-        for update in range(state.step % method.updates, method.updates):
-            with meter:
+        for update in range(method.updates):
+            with state.meter:
                 facts = _update(state, method, tilt, batches, number, update, total)
-            yield Progress(state.step, total, facts, meter.cost, state.roles.theta)
-            state.maybe_save()
+            state.record(facts)
+            yield Progress(state.step, total, facts, state.meter.cost, state.model, state.curve)
+        if (number + 1) % save_every == 0 or state.step == total:
+            state.save()
 
 
 def _update(
@@ -201,18 +232,13 @@ def _update(
         with state.unsynchronised(place < len(batches)):
             generator = _generator(state.seed, number, j, 1 + update)
             loss = method.loss(tilt, state.roles, batch, generator, progress)
-            value = loss.value / len(batches)
-            if not math.isfinite(float(value.detach())):
-                raise FloatingPointError(
-                    f"The loss is {float(value.detach())} at step {state.step}. Lower the learning rate or `clip`; the last "
-                    "checkpoint is whole."
-                )
-            state.fabric.backward(value)
-        facts.append({"loss": float(loss.value.detach()), **loss.facts})
+            value = float(loss.value.detach())
+            check_finite("loss", value, state.step)
+            state.fabric.backward(loss.value / len(batches))
+        facts.append({"loss": value, **loss.facts})
     rate = method.learning_rate * min(1.0, (state.step + 1) / max(1, method.warmup))
     norm = state.apply(rate, method.clip)
-    decays = method.averages | ({"kept": lambda step: method.average} if method.average else {})
-    for name, decay in decays.items():
+    for name, decay in _averages(method).items():
         follow(state.roles[name].denoiser, state.theta.denoiser, decay(state.step))
     return state.mean(facts) | {"gradient": norm}
 

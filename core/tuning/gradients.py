@@ -35,8 +35,8 @@ class GumbelSoftmax:
     straight_through: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in (("temperature", self.temperature), ("final", self.final or self.temperature)):
-            if not (math.isfinite(value) and value > 0):
+        for name, value in (("temperature", self.temperature), ("final", self.final)):
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; expected a positive number.")
 
     def at(self, progress: float) -> float:
@@ -57,7 +57,12 @@ class Reinforce:
     """
 
 
-def leave_one_out(returns: Tensor) -> Tensor:
-    """Each return minus the mean of the others, `[B] -> [B]`; with one sample, the return itself."""
-    count = len(returns)
-    return (returns - returns.mean()) * count / (count - 1) if count > 1 else returns
+def leave_one_out(returns: Tensor, groups: int = 1) -> Tensor:
+    """Each return minus the mean of the others of its group, `[B] -> [B]`; alone in a group, the return itself.
+
+    Args:
+        groups: consecutive blocks of equal size, such as the samples of one condition.
+    """
+    table = returns.reshape(groups, -1)
+    count = table.shape[1]
+    return ((table - table.mean(1, keepdim=True)) * count / (count - 1)).flatten() if count > 1 else returns

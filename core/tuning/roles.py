@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from ..denoiser import Denoiser, Estimator
@@ -47,6 +46,9 @@ def cast_roles(diffusion: Diffusion, averages: Mapping[str, Decay]) -> Roles:
 def trainable(diffusion: Diffusion) -> Diffusion:
     """A copy whose network can be trained; in evaluation mode, so that dropout does not make a policy random.
 
+    Where some of the network's parameters require gradients and some do not (adapters), just the former are trained;
+    where none does, as in a model that was tuned before, all are.
+
     Raises:
         ValueError: the network is not a module, or has no parameters.
     """
@@ -57,7 +59,8 @@ def trainable(diffusion: Diffusion) -> Diffusion:
             "torch.nn.Module."
         )
     own = replace(diffusion, denoiser=copy.deepcopy(diffusion.denoiser).eval())
-    own.denoiser.requires_grad_(True)
+    if not any(p.requires_grad for p in network.parameters()):
+        innermost(own.denoiser).network.requires_grad_(True)  # type: ignore[attr-defined]
     return own
 
 
@@ -66,17 +69,30 @@ def frozen(diffusion: Diffusion) -> Diffusion:
     return replace(diffusion, denoiser=copy.deepcopy(diffusion.denoiser).eval().requires_grad_(False))
 
 
-def innermost(estimator: Estimator) -> Denoiser:
-    """The denoiser inside whatever restricts or guides it."""
+def innermost(estimator: nn.Module) -> Denoiser:
+    """The denoiser inside whatever restricts or guides it.
+
+    Raises:
+        ValueError: there is none, so that it is not known which network is meant.
+    """
     while not isinstance(estimator, Denoiser):
-        estimator = estimator.denoiser  # type: ignore[assignment]
+        inside = getattr(estimator, "denoiser", None)
+        if not isinstance(inside, nn.Module):
+            raise ValueError(
+                f"There is nothing to train: a {type(estimator).__name__} holds no Denoiser. Wrap the network in one: "
+                "Denoiser(network, parameterisation)."
+            )
+        estimator = inside
     return estimator
 
 
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) model; buffers are copied."""
-    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-        kept.lerp_(new.to(kept.dtype), 1 - decay)
-    for buffer, current in zip(average.buffers(), model.buffers(), strict=True):
-        buffer.copy_(current)
+def around(estimator: Estimator, network: nn.Module) -> Estimator:
+    """The same estimator with another network inside, which synchronises gradients and sets the precision. Nothing is
+    copied: weights stay shared."""
+    shell = copy.copy(estimator)
+    shell._modules = dict(estimator._modules)
+    if isinstance(shell, Denoiser):
+        shell.network = network
+    else:
+        shell.denoiser = around(estimator.denoiser, network)  # type: ignore[arg-type]
+    return shell

@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..diffusion import Diffusion
 from ..processes.masked import Masked
 from ..states import one_hot
-from ..transitions import GaussianTransition, uniform
+from ..transitions import GaussianTransition, kl_categorical, uniform
 from .gradients import TokenGradient
 
 
@@ -24,13 +25,17 @@ class Path:
 
     Attributes:
         x0: clean samples `[B, *shape]`; relaxed tokens `[B, L, K]` where gradients flow.
-        kl: `[B]` nats, sum over steps of KL(theta's step || the reference's), each in closed form at the state visited.
-        log_prob: `[B]`, sum of theta's log-probabilities of the steps taken, or None.
+        kl: float64 `[B]` nats, sum over steps of KL(theta's step || the reference's), each in closed form at the state
+            visited (see `divergence`).
+        log_prob: float64 `[B]`, sum of theta's log-probabilities of the steps taken, or None.
     """
 
     x0: Tensor
     kl: Tensor
     log_prob: Tensor | None = None
+
+
+Step = Callable[[Tensor], tuple[Tensor, ...]]  # x_t -> (x_s, numbers `[B]` to add up); the state is its only argument
 
 
 def backprop(
@@ -55,24 +60,47 @@ def backprop(
         ref: for the divergence; None leaves it out (zeros), and then steps before the `last` run without gradient.
         last: steps at the end through which the state carries gradients (None: all). Earlier states are cut off, while
             their divergence still counts.
-        save_memory: recompute every step in the backward pass instead of storing it (twice the forward work).
+        save_memory: recompute every step in the backward pass instead of storing it: all that a step adds to the memory
+            is its state, for one more forward.
         progress: part of training that is done, for annealing.
     """
     times = theta.times.tolist()
     x = theta.prior(n, generator=generator)
-    x = one_hot(x, states_of(theta)) if theta.is_tokens else x
-    total = torch.zeros(n, device=x.device)
+    if theta.is_tokens:
+        x = one_hot(x, states_of(theta), next(theta.denoiser.parameters()).dtype)
+    total = torch.zeros(n, device=x.device, dtype=torch.float64)
     for k, (t, s) in enumerate(pairwise(times)):
         early = last is not None and k < len(times) - 1 - last
-        x = x.detach() if early else x
-        step = _step(theta, ref, tokens, t, s, _noise(x, theta, generator), progress, cond)
-        if early and ref is None:
-            with torch.no_grad():
-                x = step(x)[0]
-            continue
-        x, kl = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False) if save_memory else step(x)
+        step = _relaxed(theta, ref, tokens, t, s, _reseed(generator), progress, cond)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (early and ref is None)):
+            x, kl = _take(step, x.detach() if early else x, save_memory)
         total = total + kl
-    return Path(x[..., : theta.process.vocab] if theta.is_tokens else x, total)
+    return Path(x[..., : theta.process.vocab] if theta.is_tokens else x, total)  # type: ignore[attr-defined]
+
+
+def scored(
+    theta: Diffusion,
+    ref: Diffusion | None,
+    n: int,
+    *,
+    generator: torch.Generator,
+    save_memory: bool = True,
+    cond: Any = None,
+) -> Path:
+    """n plain trajectories of theta with the gradient in their log-probabilities and divergences only."""
+    x = theta.prior(n, generator=generator)
+    log_prob = total = torch.zeros(n, device=x.device, dtype=torch.float64)
+    for t, s in pairwise(theta.times.tolist()):
+        x, gained, kl = _take(_plain(theta, ref, t, s, _reseed(generator), cond), x, save_memory)
+        log_prob, total = log_prob + gained, total + kl
+    return Path(x, total, log_prob)
+
+
+def rows_of(cond: Any) -> int:
+    """How many conditions there are: the leading dimension of the leaves, 1 where all samples share one or there is none."""
+    rows = [1]
+    apply_to_collection(cond, Tensor, lambda leaf: rows.append(len(leaf)))
+    return max(rows)
 
 
 def states_of(diffusion: Diffusion) -> int:
@@ -81,87 +109,105 @@ def states_of(diffusion: Diffusion) -> int:
     return vocab + 1 if isinstance(diffusion.process, Masked) else vocab
 
 
-def _noise(x: Tensor, theta: Diffusion, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """All random numbers of a step, drawn before it so that it can be run again: tokens (when, what), else z."""
-    if theta.is_tokens:
-        return uniform(tuple(x.shape[:2]), x, generator), uniform(tuple(x.shape), x, generator)
-    z = torch.randn(x.shape, dtype=x.dtype, generator=generator, device=generator.device)
-    return (z.to(x.device),)
+def divergence(
+    theta: Diffusion, step: Any, ref: Diffusion | None, x: Tensor, t: float, s: float, cond: Any = None
+) -> Tensor:
+    """KL(theta's step || the reference's step from the same x) in closed form, float64 `[B]` nats; zeros without a ref.
+
+    The last step of a noisy sampler of continuous states is an atom at the clean estimate, whose KL is 0 or infinite; free
+    of charge it would let the reward be gained in that step alone. It is charged as if it had the standard deviation that x
+    has about a x0 at t, in units of the data: SNR(t) |difference|^2 / 2, which is nothing for a fine grid and a model that
+    moves with it, and tends to the continuous-time divergence.
+    """
+    deterministic = getattr(step, "deterministic", False)
+    if ref is None or (deterministic and not theta.sampler.stochastic):
+        return torch.zeros(len(x), device=x.device, dtype=torch.float64)
+    other: Any = ref.transition(x, t, s, cond)
+    if not deterministic:
+        kl: Tensor = step.kl(other)
+        return kl.double()
+    time = torch.tensor(t, dtype=torch.float64, device=x.device)
+    snr = theta.process.path.log_snr(time).exp()  # type: ignore[attr-defined]
+    return snr / 2 * (step.mean - other.mean).double().square().flatten(1).sum(1)
 
 
-def _step(
+def _take(step: Step, x: Tensor, save_memory: bool) -> tuple[Tensor, ...]:
+    if not save_memory or not torch.is_grad_enabled():
+        return step(x)
+    out: tuple[Tensor, ...] = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
+    return out
+
+
+def _reseed(generator: torch.Generator) -> Callable[[], torch.Generator]:
+    """Makes, as often as asked, the same new generator: a step that is run again draws again what it drew, and nothing
+    random is stored between."""
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return lambda: torch.Generator(generator.device).manual_seed(seed)
+
+
+def _plain(
+    theta: Diffusion, ref: Diffusion | None, t: float, s: float, reseeded: Callable[[], torch.Generator], cond: Any
+) -> Step:
+    """x_t -> (x_s, log-probability `[B]`, KL `[B]`)."""
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        step: Any = theta.transition(x, t, s, cond)
+        with torch.no_grad():
+            x_next = step.sample(generator=reseeded())
+        kl = divergence(theta, step, ref, x, t, s, cond)
+        if getattr(step, "deterministic", False):
+            return x_next, torch.zeros_like(kl), kl
+        return x_next, step.log_prob(x_next).double(), kl
+
+    return run
+
+
+def _relaxed(
     theta: Diffusion,
     ref: Diffusion | None,
     tokens: TokenGradient,
     t: float,
     s: float,
-    noise: tuple[Tensor, ...],
+    reseeded: Callable[[], torch.Generator],
     progress: float,
     cond: Any,
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """x_t -> (x_s, KL `[B]`), a function of the state alone."""
+) -> Step:
+    """x_t -> (x_s, KL `[B]`), differentiable."""
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
-        clean = theta.clean(x, t, cond)
-        other = None if ref is None else ref.clean(x, t, cond)
+        generator = reseeded()
         if isinstance(theta.process, Masked):
-            # When a site is unmasked is no choice of theta's: see `backprop`.
-            return _unmask(theta.process, tokens, clean, other, x, t, s, noise, progress)
-        step: Any = theta.transition(x, t, s, cond, clean=clean)
-        kl = x.new_zeros(len(x))
-        if ref is not None and not getattr(step, "deterministic", False):
-            kl = step.kl(ref.transition(x, t, s, cond, clean=other)).to(kl.dtype)
+            clean = theta.clean(x, t, cond)
+            other = None if ref is None else ref.clean(x, t, cond)
+            stay = theta.process.stay(t, s, x)
+            drawn = tokens.draw(clean, uniform(tuple(clean.shape), x, generator), progress)
+            return _unmask(x, drawn, stay, generator), _unmasking_kl(x, clean, other, stay)
+        step: Any = theta.transition(x, t, s, cond)
+        kl = divergence(theta, step, ref, x, t, s, cond)
         if isinstance(step, GaussianTransition):
-            return step.move(noise[0]), kl
-        return tokens.draw(step.log_probs, noise[1], progress), kl
+            return step.rsample(generator=generator), kl
+        return tokens.draw(step.log_probs, uniform(tuple(step.log_probs.shape), x, generator), progress), kl
 
     return run
 
 
-def _unmask(
-    process: Masked,
-    tokens: TokenGradient,
-    clean: Tensor,
-    other: Tensor | None,
-    x: Tensor,
-    t: float,
-    s: float,
-    noise: tuple[Tensor, ...],
-    progress: float,
-) -> tuple[Tensor, Tensor]:
-    """Masked sites whose time has come take a token drawn with a gradient; all others stay as they are.
+def _unmask(x: Tensor, drawn: Tensor, stay: Tensor, generator: torch.Generator) -> Tensor:
+    """Masked sites of x `[B, L, K + 1]` whose time has come take the token drawn `[B, L, K]`; all others stay."""
+    taken = _masked(x) & (uniform(tuple(x.shape[:2]), x, generator) >= stay)
+    return torch.where(taken.unsqueeze(-1), torch.nn.functional.pad(drawn, (0, 1)), x)
 
-    KL: (1 - stay) times the sum over masked sites of KL(p_theta(x0 | x_t) || p_ref(x0 | x_t)), which is the KL of the step
-    with its size in it, so that alpha is the alpha of p* whatever the number of steps.
+
+def _unmasking_kl(x: Tensor, clean: Tensor, other: Tensor | None, stay: Tensor) -> Tensor:
+    """(1 - stay) times the sum over masked sites of KL(p_theta(x0 | x_t) || p_ref(x0 | x_t)), float64 `[B]`.
+
+    The KL of the step with its size in it, so that alpha is the alpha of p* whatever the number of steps.
     """
-    masked = x[..., -1] > 0.5
-    stay = process.stay(t, s, x)
-    drawn = tokens.draw(clean, noise[1][..., :-1], progress)
-    taken = (masked & (noise[0] >= stay)).unsqueeze(-1)
-    x_next = torch.where(taken, torch.nn.functional.pad(drawn, (0, 1)), x)
-    kl = x.new_zeros(len(x))
-    if other is not None:
-        gap = (clean.exp() * torch.where(clean > -torch.inf, clean - other, 0.0)).sum(-1)
-        kl = (1 - stay).to(gap.dtype).squeeze(-1) * torch.where(masked, gap, 0.0).sum(-1)
-    return x_next, kl.to(x.dtype)
+    if other is None:
+        return torch.zeros(len(x), device=x.device, dtype=torch.float64)
+    per_site = torch.where(_masked(x), kl_categorical(clean, other), 0.0)
+    return ((1 - stay) * per_site.double()).sum(1)
 
 
-def scored(theta: Diffusion, ref: Diffusion | None, n: int, *, generator: torch.Generator, cond: Any = None) -> Path:
-    """n plain trajectories of theta with the gradient in their log-probabilities and divergences only."""
-    times = theta.times.tolist()
-    with torch.no_grad():
-        x = theta.prior(n, generator=generator)
-    log_prob = total = torch.zeros(n, device=x.device, dtype=torch.float64)
-    for t, s in pairwise(times):
-        clean = theta.clean(x, t, cond)
-        step: Any = theta.transition(x, t, s, cond, clean=clean)
-        with torch.no_grad():
-            x_next = step.sample(generator=generator)
-        if not getattr(step, "deterministic", False):
-            log_prob = log_prob + step.log_prob(x_next)
-            if ref is not None:
-                with torch.no_grad():
-                    other = ref.clean(x, t, cond)
-                total = total + step.kl(ref.transition(x, t, s, cond, clean=other))
-        x = x_next
-    return Path(x, total, log_prob)
+def _masked(x: Tensor) -> Tensor:
+    """bool `[B, L]`; a site is a mask or a (relaxed) token, never a mixture of both."""
+    return x[..., -1] > 0.5

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..denoiser import Denoiser, Estimator
+from ..cost import Cost, Meter
 from ..diffusion import Diffusion
 from ..storage import StorageError, load_tensors, save_tensors
-from .roles import Roles, frozen, innermost
+from ..training import check_owner, pack, unpack
+from .roles import Roles, around, frozen, innermost
 
-SAVE_EVERY = 50  # optimiser steps between checkpoints
+KEPT = "kept"  # the average whose weights are returned, where there is one
 
 
 class State:
-    """Roles, optimiser and position of a run. Random numbers follow from the seed and the position (`base._generator`)."""
+    """Roles, optimiser and position of a run. Random numbers follow from the seed and the position (`base._generator`).
+
+    Attributes:
+        step: optimiser steps done; stopped: an observer has ended the run.
+        curve: the facts of every step so far; meter: what they cost this process.
+    """
 
     def __init__(self, roles: Roles, learning_rate: float, fabric: Any, identity: dict[str, Any], path: Path | None):
-        self.fabric, self.identity, self.path = fabric, identity, path
+        self.fabric, self.path = fabric, path
+        self.identity = {**identity, "model": digest(roles.ref.denoiser)}
         self.seed: int = identity["seed"]
-        self.step = 0
+        self.step, self.stopped = 0, False
+        self.curve: list[dict[str, float | None]] = []
+        self.meter = Meter()
         for diffusion in (roles.theta, roles.ref, *roles.averages.values()):
             diffusion.denoiser.to(fabric.device)
         self.theta = roles.theta  # what is saved and averaged; it shares its weights with the role of the same name
@@ -36,15 +47,25 @@ class State:
         running = replace(roles.theta, denoiser=around(roles.theta.denoiser, self.network))
         self.roles = replace(roles, theta=running)
 
+    @property
+    def model(self) -> Diffusion:
+        """What would be returned now, its weights still shared with the run."""
+        return self.roles.averages.get(KEPT, self.theta)
+
     def unsynchronised(self, enabled: bool) -> AbstractContextManager[Any]:
         """No exchange of gradients among processes until the last micro-batch of a step."""
         return self.fabric.no_backward_sync(self.network, enabled=enabled) if enabled else nullcontext()
 
     def apply(self, rate: float, clip: float) -> float:
-        """Clip, step, and forget the gradients; returns the norm before clipping."""
+        """Clip, step, and forget the gradients; returns the norm before clipping.
+
+        Raises:
+            FloatingPointError: the norm is not finite.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        norm = self.fabric.clip_gradients(self.network, self.optimiser, max_norm=clip, error_if_nonfinite=True)
+        norm = self.fabric.clip_gradients(self.network, self.optimiser, max_norm=clip, error_if_nonfinite=False)
+        check_finite("norm of the gradient", float(norm), self.step)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
@@ -58,72 +79,65 @@ class State:
             table = self.fabric.all_reduce(table, reduce_op="mean")
         return dict(zip(names, table.tolist(), strict=True))
 
+    def record(self, facts: Mapping[str, float]) -> None:
+        """Add a row to the curve; what is not finite, which JSON cannot hold, becomes None."""
+        row = {name: value if math.isfinite(value) else None for name, value in facts.items()}
+        self.curve.append({"step": self.step, **row})
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process wants to stop; all must, or the others would wait for it for ever."""
+        if self.fabric.world_size > 1:
+            stop = bool(self.fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)
+        return stop
+
     def result(self) -> Diffusion:
         """The averaged weights where there are some, else theta; frozen."""
-        return frozen(self.roles.averages.get("kept", self.theta))
+        return frozen(self.model)
 
-    def maybe_save(self) -> None:
-        """Save at every `SAVE_EVERY`-th step."""
-        if self.step % SAVE_EVERY == 0:
-            self.save()
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        averages = {f"average.{name}": model.denoiser for name, model in self.roles.averages.items()}
+        return {"theta": self.theta.denoiser, **averages}
 
     def save(self) -> None:
         """Write everything a resumed run needs to go on as if it had not stopped."""
         if self.path is None or not self.fabric.is_global_zero:
             return
-        tensors = {f"theta.{k}": v for k, v in self.theta.denoiser.state_dict().items()}
-        for name, average in self.roles.averages.items():
-            tensors |= {f"average.{name}.{k}": v for k, v in average.denoiser.state_dict().items()}
-        for index, slot in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v).clone() for k, v in slot.items()}
-        save_tensors(self.path, tensors, {**self.identity, "step": self.step})
+        position = {"step": self.step, "stopped": self.stopped, "curve": self.curve, "cost": asdict(self.meter.cost)}
+        save_tensors(self.path, pack(self._modules, self.optimiser), {**self.identity, **position})
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one.
 
         Raises:
-            StorageError: it is corrupt, or of a run with another seed or method.
+            StorageError: it is corrupt, or of a run with another seed, method, alpha or pretrained model.
         """
         if self.path is None or not self.path.exists():
             return
         tensors, metadata = load_tensors(self.path, "tuning")
-        for name in ("seed", "method"):
-            if metadata.get(name) != self.identity[name]:
-                raise StorageError(
-                    f"{self.path} belongs to a run with another {name}: {metadata.get(name)}, now {self.identity[name]}. Use "
-                    "the same, or another file."
-                )
+        check_owner(self.path, metadata, self.identity)
+        unpack(tensors, self._modules, self.optimiser, self.path)
         try:
-            self.theta.denoiser.load_state_dict(under(tensors, "theta."))
-            for name, average in self.roles.averages.items():
-                average.denoiser.load_state_dict(under(tensors, f"average.{name}."))
-            load_optimiser(self.optimiser, under(tensors, "optimiser."))
-            self.step = int(metadata["step"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{self.path} does not fit this model: {error}. Use another file.") from error
+            self.step, self.stopped = int(metadata["step"]), bool(metadata["stopped"])
+            self.curve, self.meter.cost = list(metadata["curve"]), Cost(**metadata["cost"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{self.path} lacks its position: {error}. Use another file.") from error
 
 
-def around(estimator: Estimator, network: nn.Module) -> Estimator:
-    """The same estimator with another network inside, which synchronises gradients and sets the precision. Nothing is
-    copied: weights stay shared."""
-    shell = copy.copy(estimator)
-    shell._modules = dict(estimator._modules)
-    if isinstance(shell, Denoiser):
-        shell.network = network
-    else:
-        shell.denoiser = around(estimator.denoiser, network)  # type: ignore[arg-type]
-    return shell
+def check_finite(what: str, value: float, step: int) -> None:
+    """Raise FloatingPointError unless `value` is finite."""
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"The {what} is {value} at step {step}. Lower the learning rate or `clip`; a reward of -inf (or NaN under "
+            "failures='exclude') cannot be learnt from either. The last checkpoint is whole."
+        )
 
 
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def load_optimiser(optimiser: Any, tensors: dict[str, Tensor]) -> None:
-    """Restore the slots of an optimiser from tensors named "<index>.<slot>"."""
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        slots.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+def digest(module: nn.Module) -> str:
+    """A fingerprint of all weights and buffers: the same for the same bits."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, tensor in module.state_dict().items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(f"{name} {flat.dtype} {tuple(tensor.shape)}".encode())
+        total.update(flat.view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -15,7 +15,7 @@ from tiltflow.domains import dna
 from tiltflow.rewards import ForbiddenSites, GcWindow, expression, fitted
 
 TUTORIALS = Path(__file__).parents[2] / "tutorials"
-NAMES = ("first_promoters", "your_own_sequences")
+NAMES = ("first_promoters", "your_own_sequences", "your_own_method")
 
 pytestmark = pytest.mark.skipif(not TUTORIALS.is_dir(), reason="needs the tutorials of the source tree")
 
@@ -80,6 +80,14 @@ def test_your_own_sequences(tmp_path: Path) -> None:
     assert again.info["status"] == "finished"
     assert dna.Template.parse({55: "TATAAA"}).fits(again.samples.x).all()
     assert sum(is_figure(path) for path in folder.glob("*.png")) == 5
+
+
+def test_your_own_method(tmp_path: Path) -> None:
+    folder, said = run("your_own_method", tmp_path)
+    assert is_figure(folder / "budget.png")
+    assert "TooMild          draws follow the law: fail; weights are unbiased: pass" in said
+    assert "WrongGain        draws follow the law: pass; weights are unbiased: fail" in said
+    assert "NeverSubtracted  draws follow the law: pass; weights are unbiased: fail" in said
 
 
 @pytest.mark.parametrize("name", NAMES)

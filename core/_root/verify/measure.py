@@ -19,7 +19,7 @@ from ..core.tilt import Tilt
 from ..core.values import Given
 from ..core.worlds import World, relative_entropy, total_variation
 from ..core.worlds.statistics import ALARM, Outcome, sample_size
-from .checks import NO_LAW, NO_WEIGHTS, check_law, check_weights
+from .checks import NO_LAW, NO_WEIGHTS, check_law, check_weights, weighs_enough
 from .reference import Reference, refer
 
 FEWEST = 2000  # draws
@@ -116,7 +116,7 @@ def measure(
         weighted: whether the log-weights claim to be those of p*. None: yes, but for best-of-N and argmax picks.
         exact: the law claims to be p* itself, to 1e-9.
         draws: at the most. Fewer are taken where fewer show the seeded faults: an alpha that is 10 % off, and 5 % of
-            uniform draws, or what `reference` was made for.
+            uniform draws, or those that `reference` was made for.
         work: at the most, in forward rows and reward calls; fewer draws of costly methods are taken.
         alarm: probability with which each test fails right code.
         names: world, method and value, as shown.
@@ -135,8 +135,12 @@ def measure(
     calls, rows = price(method, tilt, generator(seed, "alone", *names, budget(method)))
     most = min(draws, max(FEWEST, int(work * (1 if own is None else CHEAP) / (calls + rows))))
     size = most if laws is None else max(min(FEWEST, most), sample_size(world.pool(own), laws[1], alarm, most))
-    start = time.perf_counter()
-    number, log_weight, reward = draw(method, world, tilt, size, generator(seed, *names, budget(method)))
+    start, dice = time.perf_counter(), generator(seed, *names, budget(method))
+    number, log_weight, reward = draw(method, world, tilt, size, dice)
+    while claims and size < most and not weighs_enough(log_weight, reference, number, alarm):
+        more = draw(method, world, tilt, min(size, most - size), dice)
+        number, log_weight, reward = (torch.cat(pair) for pair in zip((number, log_weight, reward), more, strict=True))
+        size = len(number)
     seconds = time.perf_counter() - start
     counts = world.pool(number.bincount(minlength=len(world.p)).double())
     tv, kl = distance(counts / size if own is None else world.pool(own), world)

@@ -63,7 +63,7 @@ class Doob(Steering):
         if not isinstance(tilt.value, (PosteriorMean, Given)):
             raise ValueError(
                 f"Doob takes the gradient of the value here, and {type(tilt.value).__name__} draws at random. Use "
-                "PosteriorMean() or a differentiable function."
+                "PosteriorMean (decode='soft' for tokens) or a differentiable function."
             )
         if isinstance(tilt.value, PosteriorMean):
             tilt.require("differentiable", "Doob with PosteriorMean")

@@ -66,6 +66,15 @@ class Export(Protocol):
     def __call__(self, folder: Path, samples: Any, columns: Mapping[str, Any]) -> list[Path]: ...
 
 
+class Save(Protocol):
+    """Write a model of the domain's own kind, such as a tuned one, to a file that the domain loads as `prior`.
+
+    `facts` are JSON-ready; "data" says in words what the model learned from.
+    """
+
+    def __call__(self, path: Path, diffusion: Diffusion, facts: Mapping[str, Any]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Domain:
     """A pretrained model together with all that its field needs around it.
@@ -82,6 +91,7 @@ class Domain:
         site: what one site is called, for reports: "base".
         constraints: what the sampler enforces, in words, for reports; empty where nothing is constrained.
         source: where the model came from and how good it is, in words, for reports.
+        save: writes a model of the same kind, which then loads as `prior`; None: tuning has nowhere to put its model.
     """
 
     name: str
@@ -95,6 +105,7 @@ class Domain:
     site: str = "site"
     constraints: str = ""
     source: str = ""
+    save: Save | None = None
 
     def nelbo(self, x: Tensor, *, draws: int = 16, generator: torch.Generator | None = None) -> Tensor:
         """How surprised the pretrained model is by x `[B, *shape]`: its NELBO in nats per site, float64 `[B]`.

@@ -5,7 +5,7 @@ Every function returns a matplotlib `Figure` that belongs to no window and touch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["reward_histogram", "reward_vs_naturalness", "trace"]
+__all__ = ["reward_against_kl", "reward_histogram", "reward_vs_naturalness", "trace", "training"]
 
 _Cloud = tuple[Tensor, Tensor]  # reward [B], NELBO [B] in nats per site
 
@@ -106,6 +106,49 @@ def trace(columns: Mapping[str, Tensor], label: str = "value", *, title: str | N
     finish(rows[-1], "time t (1: noise, 0: data)", "median, 10 to 90 %", title or f"Value along the steps: {label}")
     rows[-1].set_xlim(1, 0)
     return figure
+
+
+_LOOKS = (
+    ("reward_median", "reward, median"),
+    ("heldout_median", "held-out reward,\nmedian"),
+    ("kmer3_correlation", "3-mer correlation"),
+    ("kl", "KL of the path (nats)"),
+)
+
+
+def training(curves: Mapping[str, Sequence[Mapping[str, Any]]], label: str = "reward") -> Figure:
+    """Meters along a training: reward, held-out reward, 3-mer correlation and KL against the step, a line for each curve.
+
+    `curves`: by name, rows with "step" and any of the meters (missing or None: not drawn).
+    """
+    kept = [look for look in _LOOKS if any(row.get(look[0]) is not None for rows in curves.values() for row in rows)]
+    figure, panes = panels(max(1, len(kept)), 7.0, 1.0 + 1.9 * max(1, len(kept)))
+    for axes, (key, words) in zip(panes, kept, strict=False):
+        for (name, rows), colour in zip(curves.items(), (DESIGNS, NATURAL, PRETRAINED), strict=False):
+            _line(axes, rows, "step", key, color=colour, label=name, marker="o")
+        finish(axes, "", words, f"Along the training: {label}" if key == kept[0][0] else "")
+    panes[-1].set_xlabel("training step")
+    legend_below(panes[-1])
+    return figure
+
+
+def reward_against_kl(curves: Mapping[str, Sequence[Mapping[str, Any]]], label: str = "reward") -> Figure:
+    """Median reward (solid) and held-out reward (dashed) against the KL of the path in nats; `curves` as for `training`."""
+    figure, (axes,) = panels(1, 7.0, 4.8)
+    for (name, rows), colour in zip(curves.items(), (DESIGNS, NATURAL, PRETRAINED), strict=False):
+        _line(axes, rows, "kl", "reward_median", color=colour, label=name, marker="o")
+        if any(row.get("heldout_median") is not None for row in rows):
+            look: dict[str, Any] = {"linestyle": "--", "marker": "s", "label": f"{name}, held-out"}
+            _line(axes, rows, "kl", "heldout_median", color=colour, **look)
+    finish(axes, "KL of the path from the pretrained model's (nats)", label, "Reward against divergence")
+    legend_below(axes)
+    return figure
+
+
+def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, **look: Any) -> None:
+    """A line through the rows that have both."""
+    points = [(row[x], row[y]) for row in rows if row.get(x) is not None and row.get(y) is not None]
+    axes.plot([p[0] for p in points], [p[1] for p in points], linewidth=2, markersize=4, **look)
 
 
 def _on_cpu(values: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Stop:
 
     say: Callable[[str], Any] = print
     asked: bool = False
+    words: str = "designs under way are finished without guidance"
     _previous: Any = field(default=None, repr=False)
 
     def __call__(self, state: object) -> bool:
@@ -40,4 +41,4 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say("\nStopping: designs under way are finished without guidance. Ctrl-C again aborts.")
+        self.say(f"\nStopping: {self.words}. Ctrl-C again aborts.")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import platform
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import __version__, runs
-from .core.observers import Progress, Trace
+from .batches import pretrained, steer, stream
 from .core.storage import write_json, write_text
 from .core.tilt import Samples
-from .interrupt import Stop
-from .scores import Scored, compare, natural, naturalness, score
+from .scores import Made, Scored, compare, natural, naturalness, score
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
     from .settings import Plan
 
 DRAWS, BACKDROP_DRAWS = 16, 8  # noise levels behind the NELBO of a sequence; natural ones are many and only a backdrop
-AT_ONCE = 64  # pretrained samples drawn together
-PATIENCE = 5.0  # seconds between two writings of the finished batches: each writes them all
 
 
 @dataclass(frozen=True)
@@ -41,12 +36,13 @@ class Result:
     """A finished job.
 
     Attributes:
-        samples: all that were drawn.
-        sets: what was compared: "natural" (if the domain has natural data), "pretrained", and "steered", the samples that
-            no hard rule excludes.
-        excluded: samples left out of "steered" since they break a hard rule (reward -inf).
+        samples: all designs that were drawn.
+        sets: what was compared: "natural" (if the domain has natural data), "pretrained", and the designs that no hard
+            rule excludes: "steered", or of a tuned model "tuned", beside "steered" and "tuned_without_kl" to compare with.
+        excluded: samples left out of the designs since they break a hard rule (reward -inf).
         metrics: of each set, and "gain".
         info: versions, seed, cost, status, seconds.
+        curves: of each training, by the name of its set, the looks at the model on the way; see `tune.Curve`.
     """
 
     folder: Path
@@ -56,6 +52,7 @@ class Result:
     excluded: int
     metrics: Mapping[str, Any]
     info: Mapping[str, Any]
+    curves: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def run(plan: Plan, console: Console | None = None) -> Result:
@@ -71,7 +68,7 @@ def run(plan: Plan, console: Console | None = None) -> Result:
     console = console or _console()
     if plan.compute.threads is not None:
         torch.set_num_threads(plan.compute.threads)
-    folder = runs.create(plan.config["out"], plan.names, plan.config["seed"])
+    folder = _folder(plan)
     runs.write_config(folder, plan.config)
     console.print(f"{title(plan)}\n{folder}", highlight=False)
     with _recorded(folder, plan) as info:
@@ -85,112 +82,67 @@ def title(plan: Plan) -> str:
     return f"{plan.n} x {domain} toward {reward} by {method}, alpha {config['alpha']:g}, seed {config['seed']}"
 
 
+def _folder(plan: Plan) -> Path:
+    """A new run folder, or the one to go on in."""
+    resumed = plan.config.get("resume")
+    if resumed is not None:
+        return Path(resumed).expanduser()
+    return runs.create(plan.config["out"], plan.names, plan.config["seed"])
+
+
 def _run(plan: Plan, folder: Path, info: dict[str, Any], console: Console) -> Result:
     from .report import write_report
 
     with console.status("sampling the pretrained model"):
-        pretrained = _pretrained(plan)
-        _table(plan.domain, folder / "pretrained.csv", pretrained)
-    samples, steered = _steer(plan, folder, console)
+        before = pretrained(plan)
+        _table(plan.domain, folder / "pretrained.csv", before)
+    made = _made(plan, folder, console)
+    samples, training = made.samples, dict(made.training)
     with console.status("comparing with natural sequences"):
-        sets = _judged(plan, pretrained, steered)
-        _table(plan.domain, folder / "pretrained.csv", sets["pretrained"])
-        _write_samples(plan, folder, samples, sets["steered"])
-        sets["steered"] = sets["steered"].rows(_kept(steered.reward))
-        metrics = compare(plan.domain, sets)
+        sets = _judged(plan, {"pretrained": before, **made.sets})
+        _write_samples(plan, folder, samples, sets[plan.designs])
+        for name in sets.keys() - {"natural", plan.designs}:
+            _table(plan.domain, folder / f"{name}.csv", sets[name])
+        excluded = int((~samples.reward.isfinite()).sum())
+        sets |= {name: sets[name].rows(_kept(sets[name].reward)) for name in made.sets}
+        metrics = compare(plan.domain, sets, plan.designs)
         write_json(folder / runs.METRICS, metrics)
-    info |= {"status": "finished" if len(samples) == plan.n and samples.stopped is None else "stopped"}
-    info |= {
-        "samples": len(samples),
-        "excluded": int((~steered.reward.isfinite()).sum()),
-        "stopped_at_step": samples.stopped,
-    }
-    info |= {"cost": asdict(samples.cost), "log_z": _finite(samples.log_z), "seconds": _since(info)}
+    whole = len(samples) == plan.n and samples.stopped is None and training.get("stopped") is None
+    info |= {"status": "finished" if whole else "stopped", "samples": len(samples), "excluded": excluded}
+    info |= {"stopped_at_step": samples.stopped, "cost": asdict(samples.cost), "log_z": _finite(samples.log_z)}
+    info |= ({"training": training} if training else {}) | {"seconds": _since(info)}
     with console.status("drawing the report"):
-        result = Result(folder, plan, samples, sets, info["excluded"], metrics, dict(info))
+        result = Result(folder, plan, samples, sets, excluded, metrics, dict(info), made.curves)
         write_report(result)
     return result
 
 
-def _pretrained(plan: Plan) -> Scored:
-    """Unguided samples with their rewards; their number is a key of its own, since a median of few is far off."""
-    generator, diffusion = stream(plan, "pretrained"), plan.domain.diffusion
-    n = int(plan.config["pretrained"])
-    sizes = [min(AT_ONCE, n - start) for start in range(0, n, AT_ONCE)]
-    pieces = [diffusion.sample(size, generator=generator) for size in sizes]
-    return score(plan, torch.cat(pieces))
+def _made(plan: Plan, folder: Path, console: Console) -> Made:
+    """The designs, and whatever else is to be compared."""
+
+    def keep(samples: Samples, scored: Scored) -> None:
+        _write_samples(plan, folder, samples, scored)
+
+    if plan.tunes:
+        from .tune import make
+
+        return make(plan, folder, console, keep)
+    samples, steered = steer(plan, console, keep)
+    return Made(samples, {"steered": steered})
 
 
-def _steer(plan: Plan, folder: Path, console: Console) -> tuple[Samples, Scored]:
-    """The designs, batch by batch; what is finished is on disk at the latest when this ends, however it ends."""
-    generator, done, written = stream(plan, "steering"), list[Samples](), 0.0
-    scored: list[Scored] = []
-    pending = False
-    try:
-        with Stop(console.print) as stop:
-            for size in plan.batches:
-                if stop.asked:
-                    break
-                done.append(_batch(plan, size, len(done), generator, stop))
-                scored.append(score(plan, done[-1].x, done[-1].reward))
-                pending = time.monotonic() - written < PATIENCE
-                if not pending:
-                    _write_samples(plan, folder, *_ranked(done, scored))
-                    written = time.monotonic()
-    finally:
-        if pending:
-            _write_samples(plan, folder, *_ranked(done[: len(scored)], scored))
-    return _ranked(done, scored)
-
-
-def _ranked(done: list[Samples], scored: list[Scored]) -> tuple[Samples, Scored]:
-    """All batches as one, the highest reward first."""
-    samples, together = runs.merge(done), _merge(scored)
-    order = samples.reward.argsort(descending=True, stable=True)
-    return samples[order], together.rows(order)
-
-
-def _batch(plan: Plan, size: int, index: int, generator: torch.Generator, stop: Stop) -> Samples:
-    count = len(plan.batches)
-    progress = Progress("steering" if count == 1 else f"steering {index + 1}/{count}")
-    try:
-        samples = plan.method.sample(plan.tilt, size, generator=generator, observe=[Trace(), progress, stop])
-    finally:
-        progress.close()
-    moved = {name: getattr(samples, name).cpu() for name in ("x", "reward", "log_weight")}
-    return replace(samples, **moved)
-
-
-def _judged(plan: Plan, pretrained: Scored, steered: Scored) -> dict[str, Scored]:
-    """All sets with their naturalness."""
+def _judged(plan: Plan, given: Mapping[str, Scored]) -> dict[str, Scored]:
+    """All sets with their naturalness, natural ones first."""
     generator = stream(plan, "comparison")
     found = natural(plan.domain, plan.config["natural"], generator)
     sets = {} if found is None else {"natural": naturalness(plan, score(plan, found), BACKDROP_DRAWS, generator)}
-    for name, each in (("pretrained", pretrained), ("steered", steered)):
-        sets[name] = naturalness(plan, each, DRAWS, generator)
-    return sets
+    return sets | {name: naturalness(plan, each, DRAWS, generator) for name, each in given.items()}
 
 
 def _kept(reward: torch.Tensor) -> torch.Tensor:
     """bool [n]: samples that no hard rule excludes; where each one is excluded, all, so that there is something to see."""
     finite = reward.isfinite()
     return finite if bool(finite.any()) else ~finite
-
-
-def _merge(pieces: list[Scored]) -> Scored:
-    def joined(name: str) -> Any:
-        values = [getattr(piece, name) for piece in pieces]
-        return None if values[0] is None else torch.cat(values)
-
-    parts = [piece.parts for piece in pieces if piece.parts is not None]
-    merged = {name: torch.cat([each[name] for each in parts]) for name in parts[0]} if parts else None
-    return Scored(joined("x"), joined("reward"), joined("heldout"), joined("nelbo"), merged)
-
-
-def stream(plan: Plan, purpose: str) -> torch.Generator:
-    """A generator of its own for each purpose, so that more draws for one change nothing for the others."""
-    digest = hashlib.sha256(f"{plan.config['seed']} {purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from . import __version__, settings
 from .kinds import TARGET
 
-GROUPS = ("domain", "reward", "method", "value", "compute")
+GROUPS = ("domain", "reward", "method", "value", "compute", "tune")
 _USAGE = """\
 tiltflow {version}: steer a diffusion model toward a reward, p*(x) ~ p(x) exp(reward(x) / alpha)
 
@@ -20,12 +20,15 @@ usage
   tiltflow -m key=a,b ... [...]      a run for each combination, and a table that compares them
   tiltflow --config [key=value ...]  print the whole configuration, check it, and stop
   tiltflow pretrain key=value ...    train a model, oracles or reference statistics (tiltflow pretrain --help)
+  tiltflow verify [--fast ...]       how exact is each method? (tiltflow verify --help)
   tiltflow --version
 
 examples
   tiltflow reward=expression method=svdd method.candidates=8 n=64 seed=1
   tiltflow reward=target reward.level=12 domain.template="N20 TATAWAW N*" domain.forbidden=[BsaI]
   tiltflow -m method=best_of_n,svdd,smc
+  tiltflow method=drakes             tune the model instead; its file is runs/.../tuned.safetensors
+  tiltflow domain.prior=runs/.../tuned.safetensors    use the tuned model as any other
 """
 _NOTES = """\
 Each run makes a folder in `out` with the designs (FASTA, CSV), figures and report.html; none is ever overwritten.
@@ -92,10 +95,10 @@ def read(name: str) -> dict[str, Any]:
 
 @cache
 def defaults(name: str) -> dict[str, str]:
-    """Which option of each group the file `name` takes."""
-    return {
-        group: option for entry in read(name)["defaults"] if isinstance(entry, dict) for group, option in entry.items()
-    }
+    """Which option of each group the file `name` takes; what hydra adds by itself (optional ...) is no choice."""
+    entries = (entry for entry in read(name)["defaults"] if isinstance(entry, dict))
+    pairs = (pair for entry in entries for pair in entry.items())
+    return {group: option for group, option in pairs if not group.startswith("optional ")}
 
 
 def design_help() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import page, summary
+from . import page, summary, tuned
 from .core.particles import ess
 from .core.storage import write_text
 
@@ -43,7 +43,9 @@ def draw(result: Result) -> list[tuple[Path, str]]:
     from .domains.canvas import save
 
     made = []
-    for drawing in (*_common(result), *result.plan.domain.figures(result.sets)):
+    own = {**result.sets, "steered": result.sets[result.plan.designs]}  # what domains call the designs
+    curves = tuned.figures(result) if result.plan.tunes else ()
+    for drawing in (*curves, *_common(result), *result.plan.domain.figures(own)):
         path = result.folder / FIGURES / f"{drawing.name}.png"
         save(drawing.figure, path)
         made.append((path, drawing.caption))
@@ -55,7 +57,7 @@ def _common(result: Result) -> Iterator[Drawing]:
     from .domains import Drawing, figures
 
     label, natural = result.plan.label, result.sets.get("natural")
-    before, after = result.sets["pretrained"], result.sets["steered"]
+    before, after = result.sets["pretrained"], result.sets[result.plan.designs]
     yield Drawing(
         "reward",
         figures.reward_histogram(before.reward, after.reward, None if natural is None else natural.reward, label),
@@ -122,7 +124,7 @@ def _figures(files: list[tuple[Path, str]]) -> Iterator[str]:
 
 
 def _opening(result: Result) -> Iterator[str]:
-    samples = result.metrics["steered"]["n"]
+    samples = result.metrics[result.plan.designs]["n"]
     yield page.heading(f"{samples} {_subject(result)}", 1)
     started = result.info["started"][:16].replace("T", " ")
     yield page.paragraph(f"{result.folder.name}, {started}, tiltflow {result.info['versions']['tiltflow']}", "faint")
@@ -131,7 +133,7 @@ def _opening(result: Result) -> Iterator[str]:
 
 
 def _moved(result: Result, key: str, subject: str) -> str:
-    before, after = (result.metrics[name].get(f"{key}_median") for name in ("pretrained", "steered"))
+    before, after = (result.metrics[name].get(f"{key}_median") for name in ("pretrained", result.plan.designs))
     if before is None or after is None:
         return f"{subject} is not defined for one of the sets."
     deviations = result.metrics["gain"].get(f"{key}_median_gain_in_natural_sd")
@@ -158,7 +160,7 @@ def _asked(result: Result) -> Iterator[str]:
         ("Reward", _terms(config["reward"])),
         ("Held-out reward", phrase(config["heldout"]) if config["heldout"] else "none"),
         ("Temperature alpha", f"{alpha}: a gain of {alpha} in reward outweighs a factor e in the model's probability"),
-        ("Method", f"{phrase(config['method'])}, unfinished sequences judged by {phrase(config['value'])}"),
+        ("Method", _method(result)),
         ("Fixed in the sampler", plan.domain.constraints or "nothing"),
         ("Forbidden on both strands", forbidden or "nothing"),
         ("Designs", f"{plan.n}, in {config['steps']} denoising steps, seed {config['seed']}"),
@@ -170,6 +172,13 @@ def _asked(result: Result) -> Iterator[str]:
         "the model finds plausible."
     )
     yield page.table(["", ""], asked, ["", ""])
+
+
+def _method(result: Result) -> str:
+    config = result.plan.config
+    if result.plan.tunes:
+        return f"{phrase(config['method'])}, trained on {result.plan.tune.train_steps} denoising steps"
+    return f"{phrase(config['method'])}, unfinished sequences judged by {phrase(config['value'])}"
 
 
 def _terms(node: Mapping[str, Any]) -> str:
@@ -188,14 +197,18 @@ def phrase(node: Any) -> str:
 
 
 def _came_out(result: Result) -> Iterator[str]:
-    sets = [name for name in summary.SETS if name in result.metrics]
-    columns, kinds = ["", *sets, "meaning"], ["", *("n" for _ in sets), "small"]
+    sets = summary.called(result)
+    columns, kinds = ["", *sets.values(), "meaning"], ["", *("n" for _ in sets), "small"]
     meanings = getattr(result.plan.domain.metrics, "meanings", {})
     yield page.heading("What came out")
+    if result.plan.tunes:
+        header, body = tuned.four_rows(result)
+        yield page.table(header, body, ["", *("n" for _ in header[1:])])
     rows = summary.rows(result.metrics, site=result.plan.domain.site).items()
     yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)
     described = [("natural", "natural sequences, most of which the model was trained on")] * ("natural" in sets)
-    described += [("pretrained", "samples of the model as it is"), ("steered", "the designs")]
+    described += [("pretrained", "samples of the model as it is")]
+    described += tuned.described(result) if result.plan.tunes else [("steered", "the designs")]
     yield page.bullets(f"{name}: {words}" for name, words in described)
     figures = {key: [result.metrics[name].get(key) for name in sets] for key in meanings}
     others = [[key, *map(_cell, row), meanings[key]] for key, row in figures.items() if row != [None] * len(sets)]
@@ -208,7 +221,8 @@ def _cell(value: Any) -> str:
 
 
 def _designs(result: Result) -> Iterator[str]:
-    best = result.sets["steered"].rows(_first(len(result.sets["steered"])))
+    designs = result.sets[result.plan.designs]
+    best = designs.rows(_first(len(designs)))
     # A rule that all of them keep says nothing here.
     columns = {name: values for name, values in best.columns.items() if not bool((values == 0).all())}
     columns = {"reward": best.reward, **{name.removeprefix("part_"): values for name, values in columns.items()}}
@@ -230,17 +244,26 @@ def _first(count: int) -> Tensor:
 
 def _end(result: Result) -> Iterator[str]:
     cost, info = result.samples.cost, result.info
+    doing = "sampling the tuned model" if result.plan.tunes else "steering"
     yield page.heading("What it cost")
     yield page.paragraph(
         f"{cost.forward_rows:,} sequences through the network and {cost.reward_calls:,} evaluations of the reward in "
-        f"{cost.seconds:.1f} seconds of steering; {info['seconds']:.0f} seconds in all, on {info['device']} with "
+        f"{cost.seconds:.1f} seconds of {doing}; {info['seconds']:.0f} seconds in all, on {info['device']} with "
         f"{info['threads']} thread{'s' * (info['threads'] != 1)}. {_failures(cost.reward_failures)}"
     )
+    if result.plan.tunes:
+        yield page.paragraph(tuned.spent(result))
     yield page.heading("How to do it again")
     yield page.code(result.plan.command or "See config.yaml in the run folder.")
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
     yield page.paragraph(f"Made with {versions}. In Python, the run folder is read by:")
-    yield page.code(f'import tiltflow\n\nrun = tiltflow.load("{result.folder}")\nrun.samples.x, run.samples.reward')
+    model = "\nrun.tuned().diffusion" if result.plan.tunes else ""
+    yield page.code(
+        f'import tiltflow\n\nrun = tiltflow.load("{result.folder}")\nrun.samples.x, run.samples.reward{model}'
+    )
+    if result.plan.tunes:
+        yield page.paragraph("The tuned model is a file like any other, to be sampled, steered or tuned again:")
+        yield page.code(f"tiltflow domain.prior={result.folder / 'tuned.safetensors'}")
     yield page.details(
         "The whole configuration", page.code((result.folder / "config.yaml").read_text(encoding="utf-8"))
     )
@@ -258,12 +281,16 @@ def _caveats(result: Result) -> Iterator[str]:
         "kind of model on other data, agrees, and where the NELBO stays within the range of natural sequences: neither above "
         "it nor below."
     )
+    yield from [tuned.CAVEAT] if result.plan.tunes else _weights(result)
+    if result.plan.names["method"] in ("best_of_n", "BestOfN"):
+        yield "Best-of-N takes the highest reward and ignores alpha."
+    yield "Nothing here has been measured in an experiment."
+
+
+def _weights(result: Result) -> Iterator[str]:
     weights = result.samples.log_weight
     yield (
         "The samples follow the tilted law only approximately; log_weight in samples.csv corrects averages over it (all 0 where "
         f"a method has none). By these weights the {len(weights)} samples count like {float(ess(weights)):.1f} independent "
         "ones. Picking the highest rewards is a choice, not a draw from that law."
     )
-    if result.plan.names["method"] in ("best_of_n", "BestOfN"):
-        yield "Best-of-N takes the highest reward and ignores alpha."
-    yield "Nothing here has been measured in an experiment."

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KIND = "samples of a run"
 CONFIG, INFO, METRICS, SAMPLES = "config.yaml", "run.json", "metrics.json", "samples.safetensors"
+MODEL = "tuned.safetensors"  # of a run that tuned: the domain's own kind of model
 _OWN = tuple(field.name for field in fields(Samples) if field.name in ("x", "reward", "log_weight"))
 
 
@@ -132,12 +133,26 @@ class Run:
         from .settings import prepare
 
         # Where the run wrote and on what it ran is of no concern for what it holds.
-        here = {"plugins": list(plugins), "out": ".", "compute": {"threads": None, "device": "auto"}}
+        here = {"plugins": list(plugins), "out": ".", "compute": {"threads": None, "device": "auto"}, "resume": None}
         return prepare({**self.config, **here})
 
     def domain(self, plugins: Sequence[str] = ()) -> Domain:
-        """The domain of the run: model, codec, metrics. Raises: ConfigError, as `plan`."""
+        """The domain of the run: pretrained model, codec, metrics. Raises: ConfigError, as `plan`."""
         return self.plan(plugins).domain
+
+    def tuned(self, plugins: Sequence[str] = ()) -> Domain:
+        """The same domain around the model that the run tuned: `run.tuned().diffusion` samples it.
+
+        Raises:
+            FileNotFoundError: the run tuned nothing, or did not get so far.
+            ConfigError: as `plan`.
+        """
+        path = self.folder / MODEL
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.folder} holds no {MODEL}: its method steers, or its tuning did not end.")
+        return replace(self, config={**self.config, "domain": {**self.config["domain"], "prior": str(path)}}).domain(
+            plugins
+        )
 
     def tilt(self, plugins: Sequence[str] = ()) -> Tilt:
         """The problem that the run solved: model, reward, alpha. Raises: ConfigError, as `plan`."""
@@ -161,8 +176,8 @@ def load(folder: str | Path) -> Run:
     if not (folder / CONFIG).is_file():
         what = "is not a run folder: it has no" if folder.is_dir() else "is no folder; expected one with a"
         raise FileNotFoundError(f"{folder} {what} {CONFIG}. Give one that `tiltflow` printed, such as runs/2026-...")
-    config, info = _mapping(folder / CONFIG), _mapping(folder / INFO)
-    metrics = _mapping(folder / METRICS) if (folder / METRICS).exists() else {}
+    config, info = read_mapping(folder / CONFIG), read_mapping(folder / INFO)
+    metrics = read_mapping(folder / METRICS) if (folder / METRICS).exists() else {}
     if not (folder / SAMPLES).exists():
         raise FileNotFoundError(f"{folder} holds no samples: its run ended before the first were finished.")
     return Run(folder, config, *load_samples(folder), metrics, info)
@@ -181,12 +196,12 @@ def _latest(folder: Path) -> Path:
 def _started(folder: Path) -> float:
     """When a run began, in seconds; by the age of its configuration where the run does not say."""
     try:
-        return datetime.fromisoformat(_mapping(folder / INFO)["started"]).timestamp()
+        return datetime.fromisoformat(read_mapping(folder / INFO)["started"]).timestamp()
     except (StorageError, KeyError, TypeError, ValueError):
         return (folder / CONFIG).stat().st_mtime
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML or JSON file that holds keys and values."""
     import yaml
 

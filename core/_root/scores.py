@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .core.tilt import Tilt
+from .core.tilt import Samples, Tilt
 
 if TYPE_CHECKING:
     from .domains import Domain
@@ -45,6 +45,21 @@ class Scored:
         return Scored(self.x[index], self.reward[index], heldout, nelbo, parts)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a method made: the designs, all sets to compare (theirs among them), and how a training went.
+
+    Attributes:
+        training: facts for run.json; empty where nothing was trained.
+        curves: of each training, the looks at the model on the way.
+    """
+
+    samples: Samples
+    sets: dict[str, Scored]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
 @torch.no_grad()
 def score(plan: Plan, x: Tensor, reward: Tensor | None = None) -> Scored:
     """Rewards of x `[n, *shape]`; `reward` where it is known already. Everything comes back on the CPU."""
@@ -77,8 +92,8 @@ def natural(domain: Domain, n: int, generator: torch.Generator) -> Tensor | None
     return tokens[torch.randperm(len(tokens), generator=generator)[:n]].to(domain.diffusion.device)
 
 
-def compare(domain: Domain, sets: Mapping[str, Scored]) -> dict[str, Any]:
-    """The domain's metrics of each set, and how far the designs are above the pretrained samples."""
+def compare(domain: Domain, sets: Mapping[str, Scored], designs: str = "steered") -> dict[str, Any]:
+    """The domain's metrics of each set, and how far `designs` are above the pretrained samples."""
     report: dict[str, Any] = {
         name: dict(domain.metrics(each.x, reward=each.reward, heldout=each.heldout, nelbo=each.nelbo))
         for name, each in sets.items()
@@ -86,7 +101,7 @@ def compare(domain: Domain, sets: Mapping[str, Scored]) -> dict[str, Any]:
     gains = {}
     for key in ("reward", "heldout"):
         spread = _spread(getattr(sets["natural"], key)) if "natural" in sets else None
-        after, before = (report[name].get(f"{key}_median") for name in ("steered", "pretrained"))
+        after, before = (report[name].get(f"{key}_median") for name in (designs, "pretrained"))
         if after is not None and before is not None:
             gains[f"{key}_median_gain"] = after - before
             gains[f"{key}_median_gain_in_natural_sd"] = (after - before) / spread if spread else None

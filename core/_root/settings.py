@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .resume import tuning_problems
 from .schema import BROKEN, Builder, ConfigError, Problem, check_plugins, explain, shown
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from .core import Tilt
     from .core.steering import Steering
+    from .core.tuning import Tuning
     from .domains import Domain
     from .rewards import ForbiddenSites
 
@@ -32,6 +34,7 @@ KEYS = {
     "pretrained": "unguided samples to compare with",
     "natural": "natural sequences to compare with, 0 for none",
     "out": "folder for the run folders",
+    "resume": "a run folder whose tuning was stopped: go on there, with the same keys as before",
     "failures": "a reward of NaN: raise stops the run, exclude leaves the sample out",
     "plugins": "your packages whose classes a configuration may name, such as [mypackage]",
 }
@@ -56,6 +59,31 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """What the job does beside training, where the method is one that tunes.
+
+    Args:
+        train_steps: denoising steps while training. The divergence is a sum over steps that hardly depends on their
+            number, so a coarse grid saves time; the tuned model is sampled on the job's own grid.
+        without_kl: tune once more without the divergence, to see what it prevents; takes as long again.
+        candidates: of the SVDD designs to compare with; 0 for none.
+        judge_every: training steps between two looks at the model, the points of the curves.
+        judged: samples of each look.
+    """
+
+    train_steps: int = 16
+    without_kl: bool = True
+    candidates: int = 8
+    judge_every: int = 5
+    judged: int = 64
+
+    def __post_init__(self) -> None:
+        for name, least in (("train_steps", 1), ("candidates", 0), ("judge_every", 1), ("judged", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of at least {least}")
+
+
+@dataclass(frozen=True)
 class Design:
     """All keys of the main job, with their types. `domain`, `reward`, `heldout`, `method` and `value` are nodes."""
 
@@ -75,6 +103,8 @@ class Design:
     failures: Literal["raise", "exclude"]
     out: str
     plugins: list[str]
+    tune: Tune = field(default_factory=Tune)
+    resume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +124,23 @@ class Plan:
     command: str
     domain: Domain
     tilt: Tilt
-    method: Steering
+    method: Steering | Tuning
     heldout: Callable[[torch.Tensor], Any] | None
     compute: Compute
     forbidden: tuple[tuple[str, str], ...] = ()
+    tune: Tune = field(default_factory=Tune)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the method changes the model, and not how it is sampled."""
+        from .core.tuning import Tuning
+
+        return isinstance(self.method, Tuning)
+
+    @property
+    def designs(self) -> str:
+        """What the set of designs is called in metrics and tables."""
+        return "tuned" if self.tunes else "steered"
 
     @property
     def label(self) -> str:
@@ -158,14 +201,17 @@ def prepare(
     found += check_plugins(_plugins(config)) + _limits(parts) + writable(parts.get("out"))
     ban = _ban(config, found)
     tilt = _tilt(parts, ban, found)
+    found += tuning_problems(parts, config, ban)
     if found or tilt is None:
         raise ConfigError(found)
     domain, method = parts["domain"], parts["method"]
+    tune = parts.get("tune", Tune())
     called = {"domain": domain.name, "reward": reward_name(parts["reward"]), "method": type(method).__name__}
     forbidden = ban.resolved if ban else ()
     heldout, compute = parts["heldout"], parts["compute"]
     names = {**called, **(names or {})}
-    return Plan(dict(config), names, command, tilt_domain(domain, tilt), tilt, method, heldout, compute, forbidden)
+    built_domain = tilt_domain(domain, tilt)
+    return Plan(dict(config), names, command, built_domain, tilt, method, heldout, compute, forbidden, tune)
 
 
 def tilt_domain(domain: Domain, tilt: Tilt) -> Domain:
@@ -220,10 +266,12 @@ def _tilt(parts: dict[str, Any], ban: ForbiddenSites | None, found: list[Problem
     """The problem to solve, after making sure that domain, rewards, value and method fit each other."""
     from .core import Tilt
     from .core.steering import Steering
+    from .core.tuning import Tuning
     from .domains import Domain
 
     _expect(parts, "domain", Domain, "a Domain, such as tiltflow.domains.dna.load gives", found)
-    _expect(parts, "method", Steering, "a steering method, such as tiltflow.core.SVDD", found)
+    methods = "a steering method, such as tiltflow.core.SVDD, or one that tunes, such as tiltflow.core.tuning.DRAKES"
+    _expect(parts, "method", (Steering, Tuning), methods, found)
     for key in ("reward", "heldout"):
         _fits_domain(parts, key, found)
     if not {"domain", "reward", "compute"} <= parts.keys():
@@ -244,7 +292,7 @@ def _tilt(parts: dict[str, Any], ban: ForbiddenSites | None, found: list[Problem
     return tilt
 
 
-def _expect(parts: dict[str, Any], key: str, kind: type, wanted: str, found: list[Problem]) -> None:
+def _expect(parts: dict[str, Any], key: str, kind: type | tuple[type, ...], wanted: str, found: list[Problem]) -> None:
     if key in parts and not isinstance(parts[key], kind):
         found.append(Problem(key, f"{shown(parts.pop(key))}; expected {wanted}"))
 
@@ -320,8 +368,8 @@ def place(reward: Any, device: torch.device) -> None:
     if isinstance(reward, nn.Module):
         reward.to(device)
     elif is_dataclass(reward) and not isinstance(reward, type):
-        for field in fields(reward):
-            place(getattr(reward, field.name), device)
+        for each in fields(reward):
+            place(getattr(reward, each.name), device)
     elif isinstance(reward, list | tuple):
         for part in reward:
             place(part, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import tuned
 from .core.observers import quantiles
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ BRIEF = {
     "nelbo_median": "NELBO",
     "diversity": "diversity",
 }
-SETS = ("natural", "pretrained", "steered")
+SETS = ("natural", "pretrained", "steered", "tuned", "tuned_without_kl")
 
 
 def number(value: Any, form: str) -> str:
@@ -58,15 +59,27 @@ def rows(
     }
 
 
+def called(result: Result) -> dict[str, str]:
+    """The sets of a run that have figures, in their order, and what a table calls them."""
+    names = {name: name for name in SETS if name in result.metrics}
+    return names if not result.plan.tunes else {name: tuned.name(result.plan, name) for name in names}
+
+
 def table(result: Result) -> Table:
-    """The short table for the terminal."""
+    """The short table for the terminal; where sets are many, with a row for each."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
+    if result.plan.tunes:
+        header, body = tuned.four_rows(result)
+        for index, word in enumerate(header):
+            shown.add_column(word, justify="right" if index else "left", no_wrap=not index)
+        for row in body:
+            shown.add_row(*row)
+        return shown
     shown.add_column("")
-    for name in SETS:
-        if name in result.metrics:
-            shown.add_column(name, justify="right")
+    for name in called(result).values():
+        shown.add_column(name, justify="right")
     for words, figures in rows(result.metrics, BRIEF, result.plan.domain.site).values():
         shown.add_row(words, *figures)
     return shown
@@ -74,13 +87,13 @@ def table(result: Result) -> Table:
 
 def comparison(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and one row for each run: what tells the runs apart, the brief figures of the designs, and what they cost."""
-    steered = [result.metrics["steered"] for result in results]
+    steered = [result.metrics[result.plan.designs] for result in results]
     kept = [row for row in ROWS if row[0] in BRIEF and any(each.get(row[0]) is not None for each in steered)]
     header = ["run", *(BRIEF[key] for key, _, _ in kept), "rows", "calls", "seconds"]
     body = []
     for result, name in zip(results, _differing([result.plan.command for result in results]), strict=True):
         cost = result.samples.cost
-        figures = [number(result.metrics["steered"].get(key), form) for key, _, form in kept]
+        figures = [number(result.metrics[result.plan.designs].get(key), form) for key, _, form in kept]
         body.append([name, *figures, str(cost.forward_rows), str(cost.reward_calls), f"{cost.seconds:.1f}"])
     return header, body
 
@@ -95,11 +108,17 @@ def _differing(commands: Sequence[str]) -> list[str]:
 def warnings(result: Result) -> list[str]:
     """What a reader must know before trusting the designs, from the figures of this very run."""
     checks = (_early, _excluded, _exploited, _beyond, _unnatural, _words, _alike)
-    return [text for check in checks if (text := check(result))]
+    said = [text for check in checks if (text := check(result))]
+    return said + (tuned.warnings(result) if result.plan.tunes else [])
 
 
 def _early(result: Result) -> str:
-    samples, n = result.samples, result.plan.n
+    samples, n, training = result.samples, result.plan.n, result.info.get("training", {})
+    if training.get("stopped") is not None:
+        return (
+            f"The tuning was stopped after step {training['stopped']}: the model is what it was then, and is compared with "
+            f"the pretrained one only. Go on by the same command with resume={result.folder}."
+        )
     if len(samples) == n and samples.stopped is None:
         return ""
     step = f" Its last batch was steered for {samples.stopped} steps only and finished unguided."
@@ -139,7 +158,7 @@ def _beyond(result: Result) -> str:
 
 def _above(result: Result, name: str) -> str:
     """How many designs a reward puts above every natural sequence, where these are at least half; empty otherwise."""
-    natural, steered = result.sets.get("natural"), result.sets["steered"]
+    natural, steered = result.sets.get("natural"), result.sets[result.plan.designs]
     usual, values = None if natural is None else _finite(getattr(natural, name)), getattr(steered, name)
     if usual is None or not len(usual) or values is None:
         return ""
@@ -156,7 +175,7 @@ def _finite(values: Tensor | None) -> Tensor | None:
 def _unnatural(result: Result) -> str:
     """Too many designs outside of the NELBO that 9 in 10 natural (or, for want of these, pretrained) ones have."""
     usual, name = _usual(result)
-    ours = _finite(result.sets["steered"].nelbo)
+    ours = _finite(result.sets[result.plan.designs].nelbo)
     if usual is None or ours is None or not len(usual) or not len(ours):
         return ""
     low, high = quantiles(usual, (0.05, 0.95))
@@ -189,7 +208,7 @@ def _words(result: Result) -> str:
 
     Measured against what as many natural sequences reach and what the model reaches unguided, under the same template.
     """
-    steered, before = (result.metrics[name] for name in ("steered", "pretrained"))
+    steered, before = (result.metrics[name] for name in (result.plan.designs, "pretrained"))
     reached, *others = (steered.get("kmer3_correlation"), steered.get("kmer3_ceiling"), before.get("kmer3_correlation"))
     known = [other for other in others if other is not None]
     if reached is None or not known or reached > min(known) - 0.1:
@@ -201,7 +220,7 @@ def _words(result: Result) -> str:
 
 
 def _alike(result: Result) -> str:
-    steered, before = result.metrics["steered"], result.metrics["pretrained"]
+    steered, before = result.metrics[result.plan.designs], result.metrics["pretrained"]
     copies = steered["n"] - steered["unique"] if "unique" in steered else 0
     if copies > 0:
         return f"{copies} of {steered['n']} designs are copies of another one."

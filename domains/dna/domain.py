@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ...core.diffusion import Diffusion
 from ...dna import ALPHABET
-from ..base import Domain, Drawing
+from ..base import Domain, Drawing, unrestricted
 from .codec import DnaCodec
 from .constraints import Template, check
 from .metrics import METRICS, evaluate
-from .prior import read_prior
+from .prior import read_prior, save_prior
 from .reference import Reference
 
 
@@ -53,6 +54,7 @@ def load(
         figures=_figures,
         site="base",
         source=_source(prior, facts),
+        save=_save,
     )
     return domain if template is None else constrain(domain, template, forbidden)
 
@@ -93,6 +95,11 @@ def _export(codec: DnaCodec, folder: Path, samples: Any, columns: Mapping[str, A
     codec.write_fasta(fasta, samples, names=names, overwrite=True)
     codec.write_csv(table, {"name": names, "sequence": codec.decode(samples.x), **columns}, overwrite=True)
     return [fasta, table]
+
+
+def _save(path: Path, diffusion: Diffusion, facts: Mapping[str, Any]) -> None:
+    """The network without a template: who loads it may ask for another one."""
+    save_prior(path, unrestricted(diffusion), facts)
 
 
 def _source(prior: str | Path, facts: Mapping[str, Any]) -> str:

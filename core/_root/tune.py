@@ -1,0 +1,180 @@
+"""The job of a method that tunes: train, save and sample the model, and make the sets it is to be compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .batches import Keep, steer, stream
+from .core.cost import Cost
+from .core.steering import SVDD, BestOfN
+from .core.storage import write_json
+from .core.tuning.rollouts import scored
+from .interrupt import Stop
+from .scores import Made, Scored, score
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .core.diffusion import Diffusion
+    from .core.tilt import Tilt
+    from .core.tuning import Progress, Tuning
+    from .settings import Plan
+
+TUNED, WITHOUT_KL = "tuned", "tuned_without_kl"
+#: What a look at the model records of the domain's metrics.
+LOOKS = ("reward_median", "heldout_median", "kmer3_correlation", "diversity")
+
+
+def make(plan: Plan, folder: Path, console: Console, keep: Keep) -> Made:
+    """Tune, save, sample; then steer the pretrained model and tune without the divergence, to compare with.
+
+    A wish to stop (Ctrl-C) ends the training where it is: the model is sampled as it is, and the comparisons are left out.
+
+    Args:
+        folder: gets the models, their checkpoints and their curves. keep: as for `batches.steer`.
+    """
+    method: Any = plan.method
+    training = _train(plan, method, TUNED, folder, console)
+    samples, own = steer(_unsteered(plan, training.model), console, keep, "sampling the tuned model")
+    sets, curves, stopped = {TUNED: own}, {TUNED: training.rows}, training.stopped is not None
+    if plan.tune.candidates and not stopped:
+        sets = {"steered": steer(replace(plan, method=SVDD(plan.tune.candidates)), console)[1]} | sets
+    if plan.tune.without_kl and getattr(method, "kl", False) and not stopped:
+        other = _train(plan, replace(method, kl=False), WITHOUT_KL, folder, console)
+        curves[WITHOUT_KL] = other.rows
+        if other.stopped is None:
+            model = _unsteered(plan, other.model)
+            sets[WITHOUT_KL] = steer(model, console, words="sampling the model tuned without KL")[1]
+    return Made(samples, sets, training.facts, curves)
+
+
+def _unsteered(plan: Plan, model: Diffusion) -> Plan:
+    """The same job that samples a model as it is: the one of one is the best."""
+    return replace(plan, tilt=replace(plan.tilt, diffusion=model), method=BestOfN(1))
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that came to an end.
+
+    Attributes:
+        model: on the job's own grid.
+        rows: the looks at the model on the way.
+        stopped: the step after which it was stopped, or None.
+        facts: steps, cost, and where it was stopped, JSON-ready.
+    """
+
+    model: Diffusion
+    rows: list[dict[str, Any]]
+    stopped: int | None
+    facts: Mapping[str, Any]
+
+
+def coarse(plan: Plan) -> Tilt:
+    """The tilt on the grid that is trained on."""
+    diffusion = plan.tilt.diffusion
+    steps = min(plan.tune.train_steps, diffusion.steps)
+    return replace(plan.tilt, diffusion=replace(diffusion, steps=steps, grid=None))
+
+
+def _train(plan: Plan, method: Tuning, name: str, folder: Path, console: Console) -> Training:
+    tilt, check = coarse(plan), folder / f"{name}.checkpoint.safetensors"
+    curve = Curve(plan, tilt.diffusion, folder / f"{name}.curve.json")
+    curve.begin()
+    words = "the model is kept as it is"
+    with Stop(console.print, words=words) as stop, _bar(console, name, method) as bar:
+        model = method.fit(tilt, generator=stream(plan, "tuning"), observe=[curve, bar, stop], checkpoint=check)
+    last = curve.last
+    done = method.steps * method.updates if last is None else last.step
+    stopped = done if last is not None and done < last.total else None
+    facts = {"steps": done, "stopped": stopped, "cost": asdict(Cost() if last is None else last.cost)}
+    own = plan.tilt.diffusion
+    model = replace(model, steps=own.steps, grid=own.grid)
+    assert plan.domain.save is not None
+    plan.domain.save(folder / f"{name}.safetensors", model, _card(plan, method, facts))
+    return Training(model, curve.rows, stopped, facts)
+
+
+def _card(plan: Plan, method: Tuning, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file of a tuned model says about itself."""
+    alpha = plan.config["alpha"]
+    words = f"tuned toward {plan.label}, alpha {alpha:g}, in {facts['steps']} steps; before: {plan.domain.source}"
+    asked = {"reward": plan.config["reward"], "alpha": alpha, "seed": plan.config["seed"], "method": repr(method)}
+    return {"data": words, "tuning": asked | dict(facts), "template": plan.domain.constraints}
+
+
+@contextlib.contextmanager
+def _bar(console: Console, name: str, method: Tuning) -> Any:
+    """A progress bar as an observer of a training."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, TextColumn("reward {task.fields[reward]:.2f}"), console=console)
+    words = "tuning" if name == TUNED else "tuning without KL"
+    task = bar.add_task(words, total=method.steps * method.updates, reward=float("nan"))
+
+    def show(progress: Any) -> None:
+        bar.update(task, completed=progress.step, reward=progress.facts.get("reward", float("nan")))
+
+    with bar:
+        yield show
+
+
+# --- looks at the model on the way ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Curve:
+    """An observer that looks at the model every few steps: with the same random numbers each time, at samples that the
+    training does not see.
+
+    A row: "step", "kl" (nats, of the path from the pretrained one's on the training grid), those of `LOOKS` that the domain
+    has, and "objective", mean reward - alpha kl.
+    """
+
+    plan: Plan
+    ref: Diffusion
+    path: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    last: Progress | None = None
+
+    def begin(self) -> None:
+        """What an earlier part of the run saw, or the pretrained model."""
+        if self.path.exists():
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))
+        else:
+            self._look(0, self.ref)
+
+    def __call__(self, progress: Progress) -> None:
+        self.last = progress
+        if progress.step % self.plan.tune.judge_every == 0 or progress.step == progress.total:
+            self._look(progress.step, progress.model)
+
+    def _look(self, step: int, model: Diffusion) -> None:
+        plan = self.plan
+        with torch.no_grad():
+            generator = stream(plan, "looking")
+            path = scored(model, self.ref, plan.tune.judged, generator=generator, cond=plan.tilt.cond)
+        seen, kl = score(plan, path.x0), float(path.kl.mean())
+        figures = plan.domain.metrics(seen.x, reward=seen.reward, heldout=seen.heldout)
+        row = {"step": step, "kl": kl, **{key: figures[key] for key in LOOKS if key in figures}}
+        kept = seen.reward[seen.reward.isfinite()]
+        row["objective"] = float(kept.mean()) - plan.tilt.alpha * kl if len(kept) else None
+        row["heldout_sem"] = _error(seen)
+        self.rows = [*(earlier for earlier in self.rows if earlier["step"] < step), row]
+        write_json(self.path, self.rows)
+
+
+def _error(seen: Scored) -> float | None:
+    """Standard error of the held-out median, taken as normal."""
+    return None if seen.heldout is None else float(1.2533 * seen.heldout.std() / len(seen) ** 0.5)

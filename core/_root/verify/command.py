@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ..core.storage import StorageError
 from ..runs import claim
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "tiltflow verify", description=ABOUT, epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = {"metavar": "NAME", "action": "append", "default": None}
+    names: dict[str, Any] = {"metavar": "NAME", "action": "append", "default": None}
     parser.add_argument("--fast", action="store_true", help="less than a minute on two cores; the default takes ten")
     parser.add_argument("--method", **names, help=f"one of: {', '.join(METHODS)} (may be repeated; default: all)")
     parser.add_argument("--world", **names, help=f"one of: {', '.join(WORLDS)} (may be repeated; default: all)")
@@ -88,7 +89,7 @@ def _plan(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Plan:
     if given.data_dir is not None and not given.data_dir.expanduser().is_dir():
         parser.error(f"--data-dir {given.data_dir} is not a folder")
     quick = [name for name in QUICK_WORLDS if name in WORLDS] if given.fast else list(WORLDS)
-    limits = dict(FAST) if given.fast else {}
+    limits: dict[str, Any] = dict(FAST) if given.fast else {}
     if given.draws is not None:
         limits |= {"draws": given.draws, "work": 1e12}
     return Plan(

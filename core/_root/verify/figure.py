@@ -41,8 +41,9 @@ def draw(result: Result) -> Figure:
     figure = Figure(figsize=(2.6 + 3.9 * columns, 1.2 + 3.5 * rows), layout="constrained", facecolor="white")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=False).flatten()
     handles: dict[str, Any] = {}
-    for axes, name in zip(panels, names, strict=False):
+    for index, (axes, name) in enumerate(zip(panels, names, strict=False)):
         _panel(axes, name, result, handles)
+        finish(axes, "reward calls a sample", "" if index % columns else "total variation to p*", name)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.legend(
@@ -64,9 +65,6 @@ def _panel(axes: Axes, name: str, result: Result, handles: dict[str, Any]) -> No
         )
     bottom = min((p.tv for p in points if p.tv > LOWEST), default=1e-3) / 3
     axes.set_ylim(bottom, 1.2)
-    finish(
-        axes, "reward calls a sample", "total variation to p*" if axes.get_subplotspec().is_first_col() else "", name
-    )
 
 
 def _line(axes: Axes, points: list[Point], colour: str, value: str) -> Any:

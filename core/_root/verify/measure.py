@@ -131,36 +131,32 @@ def measure(
     own = _own_law(method, world, tilt) if law is None else _checked(law, world)
     names = names or (type(world).__name__, type(method).__name__, "exact" if value is None else str(value))
     claims = has_weights(method) if weighted is None else weighted
-    laws = None if own is None else (own, reference.faults(own, world, claims))
-    calls, rows = price(method, tilt, generator(seed, "alone", *names, budget(method)))
-    most = min(draws, max(FEWEST, int(work * (1 if own is None else CHEAP) / (calls + rows))))
-    size = most if laws is None else max(min(FEWEST, most), sample_size(world.pool(own), laws[1], alarm, most))
+    cells = None if own is None else world.pool(own)
+    faults = [] if own is None else reference.faults(own, world, claims)
+    bill = price(method, tilt, generator(seed, "alone", *names, budget(method)))
+    most = min(draws, max(FEWEST, int(work * (1 if cells is None else CHEAP) / sum(bill))))
+    size = most if cells is None else max(min(FEWEST, most), sample_size(cells, faults, alarm, most))
+
+    def enough(number: Tensor, log_weight: Tensor) -> bool:
+        return len(number) >= most or not claims or weighs_enough(log_weight, reference, number, alarm)
+
     start, dice = time.perf_counter(), generator(seed, *names, budget(method))
     number, log_weight, reward = draw(method, world, tilt, size, dice)
-    while claims and size < most and not weighs_enough(log_weight, reference, number, alarm):
-        more = draw(method, world, tilt, min(size, most - size), dice)
+    while not enough(number, log_weight):
+        more = draw(method, world, tilt, min(len(number), most - len(number)), dice)
         number, log_weight, reward = (torch.cat(pair) for pair in zip((number, log_weight, reward), more, strict=True))
-        size = len(number)
-    seconds = time.perf_counter() - start
+    seconds, n = time.perf_counter() - start, len(number)
     counts = world.pool(number.bincount(minlength=len(world.p)).double())
-    tv, kl = distance(counts / size if own is None else world.pool(own), world)
-    tested = NO_LAW if laws is None else check_law(counts, world.pool(own), laws[1], alarm)
-    weighed = check_weights(log_weight, reference, number, alarm) if claims else NO_WEIGHTS
+    tv, kl = distance(counts / n if cells is None else cells, world)
+    floor = noise_floor(world.pool(world.tilted), n) if cells is None else 0.0
     return Row(
-        *names,
-        budget(method),
-        size,
-        tv,
-        kl,
-        noise_floor(world.pool(world.tilted), size) if own is None else 0.0,
-        calls,
-        rows,
-        **tested,
-        **weighed,
+        **vars(Point(*names, budget(method), n, tv, kl, floor, *bill)),
+        **(NO_LAW if cells is None else check_law(counts, cells, faults, alarm)),
+        **(check_weights(log_weight, reference, number, alarm) if claims else NO_WEIGHTS),
         log_z_true=reference.log_z,
         reward=float(reward.mean()),
         reward_true=reference.reward,
-        claim=("pass" if tv < 1e-9 else "fail") if exact and own is not None else None,
+        claim=("pass" if tv < 1e-9 else "fail") if exact and cells is not None else None,
         seconds=seconds,
     )
 

@@ -4,10 +4,13 @@ from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
 from .base import Loss, Progress, Tuning, fit, train
 from .gradients import GumbelSoftmax, Reinforce
 from .observers import HeldOut, KeepBest, KLBudget
+from .policy_gradient import DDPO, GRPO, PolicyGradient
 from .roles import Roles
 
 __all__ = [
+    "DDPO",
     "DRAKES",
+    "GRPO",
     "REFL",
     "AlignProp",
     "GumbelSoftmax",
@@ -15,6 +18,7 @@ __all__ = [
     "KLBudget",
     "KeepBest",
     "Loss",
+    "PolicyGradient",
     "Progress",
     "Reinforce",
     "RewardBackprop",

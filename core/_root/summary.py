@@ -108,8 +108,9 @@ def _differing(commands: Sequence[str]) -> list[str]:
 def warnings(result: Result) -> list[str]:
     """What a reader must know before trusting the designs, from the figures of this very run."""
     checks = (_early, _excluded, _exploited, _beyond, _unnatural, _words, _alike)
-    said = [text for check in checks if (text := check(result))]
-    return said + (tuned.warnings(result) if result.plan.tunes else [])
+    exploited = tuned.warnings(result) if result.plan.tunes else []
+    said = [text for check in checks if (text := check(result)) and not (check is _words and exploited)]
+    return said + exploited
 
 
 def _early(result: Result) -> str:

@@ -15,6 +15,8 @@ from .batches import Keep, steer, stream
 from .core.cost import Cost
 from .core.steering import SVDD, BestOfN
 from .core.storage import write_json
+from .core.tuning import train
+from .core.tuning.roles import frozen
 from .core.tuning.rollouts import scored
 from .interrupt import Stop
 from .scores import Made, Scored, score
@@ -91,18 +93,32 @@ def _train(plan: Plan, method: Tuning, name: str, folder: Path, console: Console
     tilt, check = coarse(plan), folder / f"{name}.checkpoint.safetensors"
     curve = Curve(plan, tilt.diffusion, folder / f"{name}.curve.json")
     curve.begin()
-    words = "the model is kept as it is"
-    with Stop(console.print, words=words) as stop, _bar(console, name, method) as bar:
-        model = method.fit(tilt, generator=stream(plan, "tuning"), observe=[curve, bar, stop], checkpoint=check)
+    model, stopped = _run_through(plan, method, tilt, name, check, curve, console)
     last = curve.last
     done = method.steps * method.updates if last is None else last.step
-    stopped = done if last is not None and done < last.total else None
     facts = {"steps": done, "stopped": stopped, "cost": asdict(Cost() if last is None else last.cost)}
     own = plan.tilt.diffusion
     model = replace(model, steps=own.steps, grid=own.grid)
     assert plan.domain.save is not None
     plan.domain.save(folder / f"{name}.safetensors", model, _card(plan, method, facts))
     return Training(model, curve.rows, stopped, facts)
+
+
+def _run_through(
+    plan: Plan, method: Tuning, tilt: Tilt, name: str, check: Path, curve: Curve, console: Console
+) -> tuple[Diffusion, int | None]:
+    """Train from the last checkpoint to the end, or to a wish to stop: the model, and the step it was stopped after."""
+    seed = int(torch.randint(2**62, (), generator=stream(plan, "tuning")))
+    with Stop(console.print, words="the model is kept as it is") as stop, _bar(console, name, method) as show:
+        for progress in train(method, tilt, seed=seed, checkpoint=check, save_every=1):
+            curve(progress)
+            show(progress)
+            if stop.asked and progress.step < progress.total:
+                return frozen(progress.model), progress.step
+    if curve.last is not None:
+        return frozen(curve.last.model), None
+    # Finished by an earlier run: this only reads the checkpoint, whose seed is that of its first random number.
+    return method.fit(tilt, generator=stream(plan, "tuning"), checkpoint=check), None
 
 
 def _card(plan: Plan, method: Tuning, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +151,7 @@ def _bar(console: Console, name: str, method: Tuning) -> Any:
 
 @dataclass
 class Curve:
-    """An observer that looks at the model every few steps: with the same random numbers each time, at samples that the
-    training does not see.
+    """Looks at the model every few steps, with the same random numbers each time, at samples that the training does not see.
 
     A row: "step", "kl" (nats, of the path from the pretrained one's on the training grid), those of `LOOKS` that the domain
     has, and "objective", mean reward - alpha kl.

@@ -1,0 +1,276 @@
+"""The job of a method that tunes: from the command line to a model file, four rows and warnings, with a small model."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiltflow
+import torch
+from rich.console import Console
+from tiltflow import job, report, summary, tune, tuned
+from tiltflow.batches import stream
+from tiltflow.cli import compose
+from tiltflow.core.tuning import DRAKES
+from tiltflow.domains import dna
+from tiltflow.schema import ConfigError
+from tiltflow.settings import Plan, prepare
+
+pytest.importorskip("lightning_fabric")
+REPEATS = "reward={_target_: tiltflow.rewards.Repeats, length: 4}"
+HELDOUT = "heldout={_target_: tiltflow.rewards.Homopolymer, max_run: 2}"
+
+
+@pytest.fixture(scope="module")
+def planned(tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]:
+    """`planned(*arguments)` -> a small tuning job in a folder of its own, checked and built."""
+
+    def plan(*arguments: str) -> Plan:
+        small = "reward=gc method=drakes n=4 steps=6 natural=8 pretrained=4 alpha=0.02"
+        small += " method.steps=4 method.batch=4 method.learning_rate=0.01 method.warmup=0"
+        small += " tune.train_steps=3 tune.judge_every=2 tune.judged=4"
+        small += "" if "tune=alone" in arguments else " tune.candidates=2"
+        out = tmp_path_factory.mktemp("runs")
+        composed = compose([*small.split(), HELDOUT, f"domain.prior={tiny_prior}", f"out={out}", *arguments])
+        return prepare(composed.config, names=composed.choices, command="tiltflow", problems=composed.problems)
+
+    return plan
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """No report: figures take seconds."""
+    monkeypatch.setattr("tiltflow.report.write_report", lambda result: result.folder)
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def result(planned: Callable[..., Plan]) -> job.Result:
+    """A whole run, with its report."""
+    return job.run(planned(), Console(file=io.StringIO()))
+
+
+def weights(domain: Any) -> list[torch.Tensor]:
+    return list(domain.diffusion.denoiser.state_dict().values())
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_whole_run_has_the_four_rows_and_what_they_were_made_with(result: job.Result) -> None:
+    assert list(result.sets) == ["natural", "pretrained", "steered", "tuned", "tuned_without_kl"]
+    header, body = tuned.four_rows(result)
+    names = ["natural", "pretrained", "SVDD, M = 2", "DRAKES", "DRAKES without KL"]
+    assert [row[0] for row in body] == names
+    assert header[1:] == ["reward", "best tenth", "held-out", "3-mers", "NELBO", "diversity", "n"]
+    for key, row in zip(result.sets, body, strict=True):
+        assert row[1] == f"{result.metrics[key]['reward_median']:.2f}"
+        assert row[-1] == str(len(result.sets[key]))
+    made = {path.name for path in result.folder.iterdir()}
+    for name in ("tuned", "tuned_without_kl"):
+        assert {f"{name}.safetensors", f"{name}.checkpoint.safetensors", f"{name}.curve.json"} <= made
+    assert {"pretrained.csv", "steered.csv", "tuned_without_kl.csv", "samples.csv", "samples.fasta"} <= made
+    assert {path.stem for path in (result.folder / "figures").iterdir()} >= {"training", "reward_against_kl", "reward"}
+    assert result.info["status"] == "finished"
+    assert result.info["training"]["steps"] == 4
+    assert result.info["training"]["cost"]["reward_calls"] == 16
+    for name in names:
+        assert name in (result.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_designs_are_samples_of_the_model_in_the_file(result: job.Result, tiny_prior: Path) -> None:
+    """It loads as any other prior, differs from the pretrained one, and its draws are those of the run."""
+    plan, file = result.plan, result.folder / "tuned.safetensors"
+    loaded = dna.load(file, steps=6)
+    assert "tuned toward" in loaded.source
+    assert not same(weights(loaded), weights(dna.load(tiny_prior)))
+    assert not same(weights(loaded), weights(dna.load(result.folder / "tuned_without_kl.safetensors")))
+    drawn = loaded.diffusion.sample(4, generator=stream(plan, "sampling the tuned model"))
+    run = tiltflow.load(result.folder)
+    assert sorted(run.samples.x.tolist()) == sorted(drawn.tolist())
+    assert torch.equal(run.samples.reward, plan.tilt.reward(run.samples.x))
+    assert same(weights(run.tuned()), weights(loaded))
+    assert same(weights(run.domain()), weights(dna.load(tiny_prior)))
+
+
+def test_the_model_is_what_the_library_gives_for_the_same_seed(result: job.Result) -> None:
+    """Looking at it on the way changes nothing."""
+    plan = result.plan
+    model = plan.method.fit(tune.coarse(plan), generator=stream(plan, "tuning"))  # type: ignore[union-attr]
+    assert same(list(model.denoiser.state_dict().values()), weights(dna.load(result.folder / "tuned.safetensors")))
+
+
+def test_curves_begin_at_the_pretrained_model(result: job.Result) -> None:
+    for name in ("tuned", "tuned_without_kl"):
+        rows = result.curves[name]
+        assert [row["step"] for row in rows] == [0, 2, 4]
+        assert rows == json.loads((result.folder / f"{name}.curve.json").read_text())
+        assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+        assert rows[-1]["kl"] > 0.01
+        assert {"reward_median", "heldout_median", "kmer3_correlation", "objective"} <= set(rows[0])
+    alike = ("reward_median", "heldout_median", "diversity")
+    assert [result.curves["tuned"][0][k] for k in alike] == [result.curves["tuned_without_kl"][0][k] for k in alike]
+
+
+def test_the_tuned_model_alone(planned: Callable[..., Plan], quiet: Console) -> None:
+    made = job.run(planned("tune=alone", "tune.judge_every=4"), quiet)
+    assert list(made.sets) == ["natural", "pretrained", "tuned"]
+    assert list(made.curves) == ["tuned"]
+
+
+def test_templates_hold_in_training_and_in_the_designs(planned: Callable[..., Plan], quiet: Console) -> None:
+    made = job.run(planned("tune=alone", "domain.template=N20 TATAWAW N*"), quiet)
+    assert all(text[20:24] == "TATA" for text in made.plan.domain.codec.decode(made.samples.x))
+    assert dna.load(made.folder / "tuned.safetensors").constraints == ""
+
+
+def test_reinforce_learns_from_a_reward_without_gradient(planned: Callable[..., Plan], quiet: Console) -> None:
+    given = (REPEATS, "heldout=null")
+    estimator = "method.estimator={_target_: tiltflow.core.tuning.Reinforce}"
+    made = job.run(planned("tune=alone", *given, estimator), quiet)
+    assert made.info["status"] == "finished"
+    with pytest.raises(ConfigError, match="differentiable"):
+        planned(*given)
+
+
+# --- stopping and going on ----------------------------------------------------------------------------------------
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, losses: int) -> None:
+    """SIGINT while a loss is computed, after so many of them."""
+    taken: list[None] = []
+    original = DRAKES.loss
+
+    def loss(self: DRAKES, *arguments: Any) -> Any:
+        taken.append(None)
+        if len(taken) == losses:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(DRAKES, "loss", loss)
+
+
+def test_a_stopped_training_is_reported_and_gone_on_with(
+    result: job.Result, planned: Callable[..., Plan], quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model after two steps is sampled; the same command with resume gives the bits of a run in one go."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        made = job.run(planned(), quiet)
+    assert list(made.sets) == ["natural", "pretrained", "tuned"]
+    assert (made.info["status"], made.info["training"]["stopped"], len(made.samples)) == ("stopped", 2, 4)
+    assert f"stopped after step 2: {'the model'}" in summary.warnings(made)[0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    file = made.folder / "tuned.safetensors"
+    assert not same(weights(dna.load(file)), weights(dna.load(result.folder / "tuned.safetensors")))
+
+    again = job.run(planned(f"resume={made.folder}"), quiet)
+    assert again.folder == made.folder
+    assert again.curves == result.curves
+    assert torch.equal(again.samples.x, result.samples.x)
+    assert same(weights(dna.load(file)), weights(dna.load(result.folder / "tuned.safetensors")))
+    third = job.run(planned(f"resume={made.folder}"), quiet)  # everything is trained already
+    assert torch.equal(third.samples.x, result.samples.x)
+
+
+def test_stopping_the_second_training_keeps_the_rest(
+    planned: Callable[..., Plan], quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, 4 + 2)
+    made = job.run(planned(), quiet)
+    assert list(made.sets) == ["natural", "pretrained", "steered", "tuned"]
+    assert made.info["training"]["stopped"] is None
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "words"),
+    [
+        ("domain.forbidden=[BsaI]", "domain.forbidden", "steer the tuned model"),
+        (REPEATS, "method", "relaxed|differentiable"),
+        ("tune.train_steps=0", "tune", "at least 1"),
+        ("tune.candidate=3", "tune.candidate", "did you mean candidates"),
+        ("method.stepz=3", "method.stepz", "did you mean steps"),
+        ("method.batch=0", "method", "at least 1"),
+        ("resume=/nowhere", "resume", "not a run folder"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_before_anything_runs(
+    argument: str, key: str, words: str, planned: Callable[..., Plan]
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        planned(argument)
+    assert any(problem.key.startswith(key) for problem in caught.value.problems)
+
+
+def test_a_run_is_gone_on_with_by_the_same_keys_only(result: job.Result, planned: Callable[..., Plan]) -> None:
+    with pytest.raises(ConfigError, match=r"alpha was 0\.02, now 0\.5"):
+        planned(f"resume={result.folder}", "alpha=0.5")
+    with pytest.raises(ConfigError, match="this method steers"):
+        prepare(compose([f"resume={result.folder}"]).config)
+
+
+def test_alpha_of_tuning_expression_is_its_own_and_yields_to_yours() -> None:
+    assert compose(["method=drakes"]).config["alpha"] > compose([]).config["alpha"]
+    assert compose(["method=drakes", "reward=gc"]).config["alpha"] == compose(["reward=gc"]).config["alpha"]
+    assert compose(["method=drakes", "alpha=0.7"]).config["alpha"] == 0.7
+
+
+# --- over-optimisation --------------------------------------------------------------------------------------------
+
+
+def with_figures(result: job.Result, key: str, **figures: float) -> job.Result:
+    return replace(result, metrics={**result.metrics, key: {**result.metrics[key], **figures}})
+
+
+def with_curve(result: job.Result, *points: tuple[float, float]) -> job.Result:
+    """A tuned model's curve of (reward, held-out) with an error of 0.1 each."""
+    row = {"kl": 1.0, "heldout_sem": 0.1}
+    rows = [{**row, "step": i, "reward_median": r, "heldout_median": h} for i, (r, h) in enumerate(points)]
+    return replace(result, curves={"tuned": rows})
+
+
+@pytest.fixture
+def calm(result: job.Result) -> job.Result:
+    """The same run with figures that raise no concern."""
+    for key in ("pretrained", "tuned", "tuned_without_kl"):
+        result = with_figures(result, key, kmer3_correlation=0.9, reward_median=float(key != "pretrained"))
+    return with_curve(result, (0.0, 0.0), (1.0, 1.0))
+
+
+def test_words_lost_while_the_reward_rose_are_named(calm: job.Result) -> None:
+    assert tuned.warnings(calm) == []
+    made = replace(with_figures(calm, "tuned_without_kl", kmer3_correlation=0.6), curves={"tuned_without_kl": []})
+    (text,) = tuned.warnings(made)
+    assert "DRAKES without KL raised the reward from 0.00 to 1.00" in text
+    assert "fell from 0.900 to 0.600" in text
+    (text,) = tuned.warnings(with_figures(calm, "tuned", kmer3_correlation=0.8))
+    assert "A larger alpha" in text
+    assert tuned.warnings(with_figures(calm, "tuned", kmer3_correlation=0.8, reward_median=-1.0)) == []
+
+
+def test_a_falling_held_out_reward_is_named_with_the_step(calm: job.Result) -> None:
+    (text,) = tuned.warnings(with_curve(calm, (0.0, 0.0), (1.0, 2.0), (3.0, 1.0)))
+    assert "from step 1 on DRAKES raised the reward from 1.00 to 3.00" in text
+    assert "fell from 2.00 to 1.00" in text
+    assert tuned.warnings(with_curve(calm, (0.0, 0.0), (1.0, 2.0), (3.0, 1.8))) == []  # within two standard errors
+    assert tuned.warnings(with_curve(calm, (0.0, 0.0), (1.0, 2.0), (0.5, 1.0))) == []  # the reward fell as well
+
+
+def test_the_report_says_what_tuning_is(result: job.Result) -> None:
+    html = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert tuned.CAVEAT.split(";")[0] in html
+    assert "4 training steps took" in html
+    assert f"domain.prior={result.folder / 'tuned.safetensors'}" in html
+    assert "unfinished sequences judged by" not in html
+    assert report.REPORT in {path.name for path in result.folder.iterdir()}

@@ -2,6 +2,7 @@
 
 from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
 from .base import Loss, Progress, Tuning, fit, train
+from .forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT
 from .gradients import GumbelSoftmax, Reinforce
 from .observers import HeldOut, KeepBest, KLBudget
 from .policy_gradient import DDPO, GRPO, PolicyGradient
@@ -10,9 +11,15 @@ from .roles import Roles
 __all__ = [
     "DDPO",
     "DRAKES",
+    "EPG",
     "GRPO",
+    "RAFT",
+    "RAM",
     "REFL",
+    "RWR",
     "AlignProp",
+    "Bounds",
+    "DiffusionNFT",
     "GumbelSoftmax",
     "HeldOut",
     "KLBudget",

@@ -12,9 +12,10 @@ from ..diffusion import check_count
 from ..samplers import Ancestral, complete
 from ..tilt import Tilt
 from .base import Loss, Tuning
-from .gradients import GumbelSoftmax, Reinforce, TokenGradient, leave_one_out
+from .credit import LeaveOneOut, group_size
+from .gradients import GumbelSoftmax, Reinforce, TokenGradient
 from .roles import Roles
-from .rollouts import backprop, rows_of, scored
+from .rollouts import backprop, scored
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,7 @@ class DRAKES(RewardBackprop):
             raise ValueError("DRAKES tunes models of tokens; for continuous states use AlignProp.")
         if isinstance(self.estimator, Reinforce):
             need_steps(tilt, "DRAKES with Reinforce", noise=True)
-            if self.batch < 2 * rows_of(tilt.cond):
-                raise ValueError(
-                    f"Reinforce compares samples of one condition with each other: batch={self.batch} must be at least "
-                    f"twice the number of conditions, {rows_of(tilt.cond)}."
-                )
+            group_size(self.batch, tilt.cond, None, "Reinforce")
             return
         sampler = tilt.diffusion.sampler
         if sampler != Ancestral():
@@ -133,8 +130,9 @@ class DRAKES(RewardBackprop):
         path = scored(roles.theta, ref, self.batch, generator=generator, save_memory=self.save_memory, cond=tilt.cond)
         reward = tilt.reward(path.x0)
         returns = (reward - tilt.alpha * path.kl).detach()
+        advantage = LeaveOneOut()(returns, group_size(self.batch, tilt.cond, None, "Reinforce"))
         assert path.log_prob is not None
-        value = tilt.alpha * path.kl - leave_one_out(returns, rows_of(tilt.cond)) * path.log_prob
+        value = tilt.alpha * path.kl - advantage * path.log_prob
         return Loss(value.mean(), facts(tilt, reward, path.kl))
 
 

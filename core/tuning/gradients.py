@@ -55,14 +55,3 @@ class Reinforce:
     The return is r - alpha KL, and the baseline leaves the sample itself out (Kool et al. 2019), which keeps the estimate
     unbiased. Needs only reward numbers.
     """
-
-
-def leave_one_out(returns: Tensor, groups: int = 1) -> Tensor:
-    """Each return minus the mean of the others of its group, `[B] -> [B]`; alone in a group, the return itself.
-
-    Args:
-        groups: consecutive blocks of equal size, such as the samples of one condition.
-    """
-    table = returns.reshape(groups, -1)
-    count = table.shape[1]
-    return ((table - table.mean(1, keepdim=True)) * count / (count - 1)).flatten() if count > 1 else returns

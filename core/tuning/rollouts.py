@@ -8,14 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..diffusion import Diffusion
 from ..processes.masked import Masked
 from ..states import one_hot
-from ..transitions import GaussianTransition, kl_categorical, uniform
+from ..transitions import kl_categorical, uniform
 from .gradients import TokenGradient
 
 
@@ -54,7 +53,10 @@ def backprop(
 
     Tokens: at a masked process the choice of *when* a site is unmasked does not depend on theta and carries no gradient
     (through it gradients grow without bound, 1e10-fold over 50 steps); the token does, by `tokens`. A state is then always
-    a mask or a token at each site, as in inference. Continuous states are reparameterised.
+    a mask or a token at each site, as in inference. At other processes of tokens `tokens` carries the gradient of the
+    network's part of a step; what the state itself passes on (a site mostly keeps its token) is passed on by the mean of
+    the step, which is linear in the state and cannot grow (through the relaxed draw it does, 1e8-fold over 50 steps).
+    Continuous states are reparameterised.
 
     Args:
         ref: for the divergence; None leaves it out (zeros), and then steps before the `last` run without gradient.
@@ -94,13 +96,6 @@ def scored(
         x, gained, kl = _take(_plain(theta, ref, t, s, _reseed(generator), cond), x, save_memory)
         log_prob, total = log_prob + gained, total + kl
     return Path(x, total, log_prob)
-
-
-def rows_of(cond: Any) -> int:
-    """How many conditions there are: the leading dimension of the leaves, 1 where all samples share one or there is none."""
-    rows = [1]
-    apply_to_collection(cond, Tensor, lambda leaf: rows.append(len(leaf)))
-    return max(rows)
 
 
 def states_of(diffusion: Diffusion) -> int:
@@ -176,19 +171,29 @@ def _relaxed(
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
         generator = reseeded()
+        if not theta.is_tokens:
+            step: Any = theta.transition(x, t, s, cond)
+            return step.rsample(generator=generator), divergence(theta, step, ref, x, t, s, cond)
+        clean = theta.clean(x, t, cond)
+        other = None if ref is None else ref.clean(x, t, cond)
         if isinstance(theta.process, Masked):
-            clean = theta.clean(x, t, cond)
-            other = None if ref is None else ref.clean(x, t, cond)
             stay = theta.process.stay(t, s, x)
             drawn = tokens.draw(clean, uniform(tuple(clean.shape), x, generator), progress)
             return _unmask(x, drawn, stay, generator), _unmasking_kl(x, clean, other, stay)
-        step: Any = theta.transition(x, t, s, cond)
-        kl = divergence(theta, step, ref, x, t, s, cond)
-        if isinstance(step, GaussianTransition):
-            return step.rsample(generator=generator), kl
-        return tokens.draw(step.log_probs, uniform(tuple(step.log_probs.shape), x, generator), progress), kl
+        step = theta.transition(x.detach(), t, s, clean=clean)
+        drawn = tokens.draw(step.log_probs, uniform(tuple(step.log_probs.shape), x, generator), progress)
+        kl = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+        if ref is not None:
+            kl = step.kl(ref.transition(x.detach(), t, s, clean=other)).double()
+        return drawn + _copied(theta.transition(x, t, s, clean=clean.detach())), kl
 
     return run
+
+
+def _copied(step: Any) -> Tensor:
+    """Zeros `[B, L, S]` with the gradient of the mean of the next state, for what the state passes on beside the network."""
+    mean: Tensor = step.log_probs.exp()
+    return mean - mean.detach()
 
 
 def _unmask(x: Tensor, drawn: Tensor, stay: Tensor, generator: torch.Generator) -> Tensor:

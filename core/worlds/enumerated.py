@@ -293,8 +293,9 @@ class Enumerated:
                 log_base = self.moves(tilt.diffusion, rows, t, s)[1].log()
                 if log_h is not None:
                     log_base = log_base + log_h[k + 1][numbers] - log_h[k][rows].unsqueeze(1)
-                spent = torch.where(masses > 0, masses * (masses.clamp(min=1e-300).log() - log_base), 0.0)
-                total = total + spent.sum(1) @ law[rows]
+                # Inside the `where`, so that moves without mass have gradient 0, not 0 times infinity.
+                gain = torch.where(masses > 0, masses.clamp(min=1e-300).log() - log_base, 0.0)
+                total = total + (masses * gain).sum(1) @ law[rows]
                 moved = moved.index_add(0, numbers.flatten(), (masses * law[rows].unsqueeze(1)).flatten())
             law = moved
         return total + self._start_kl(model, log_h)

@@ -202,6 +202,7 @@ def test_stopping_the_second_training_keeps_the_rest(
         ("tune.candidate=3", "tune.candidate", "did you mean candidates"),
         ("method.stepz=3", "method.stepz", "did you mean steps"),
         ("method.batch=0", "method", "at least 1"),
+        ("method._target_=tiltflow.core.tuning.AlignProp", "method", "for tokens use DRAKES"),
         ("resume=/nowhere", "resume", "not a run folder"),
     ],
 )

@@ -6,6 +6,7 @@ from .forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT
 from .gradients import GumbelSoftmax, Reinforce
 from .observers import HeldOut, KeepBest, KLBudget
 from .policy_gradient import DDPO, GRPO, PolicyGradient
+from .preference import DiffusionDPO, Pairs
 from .roles import Roles
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "RWR",
     "AlignProp",
     "Bounds",
+    "DiffusionDPO",
     "DiffusionNFT",
     "GumbelSoftmax",
     "HeldOut",
     "KLBudget",
     "KeepBest",
     "Loss",
+    "Pairs",
     "PolicyGradient",
     "Progress",
     "Reinforce",

@@ -263,8 +263,8 @@ class EPG(ForwardTuning):
             rho / 2 (A - log rho)^2; "awm", the PPO clip of rho (Advantage Weighted Matching).
         clip_ratio: epsilon of "awm".
 
-    Without beta all but "pepg" and "par" go on to the best sample. D_ref with normalised advantages stops them where its pull
-    equals theirs: near p* with alpha = beta std(R) to first order in 1 / alpha only.
+    Without beta all four go on to the best sample, since "old" follows theta. With it they come to rest where the pull of
+    the advantages equals that of D_ref: to first order in 1 / alpha that is p* with alpha = beta std(R), no further.
     """
 
     form: Literal["epg", "pepg", "par", "awm"] = "epg"

@@ -14,16 +14,12 @@ from tiltflow.core.tuning.credit import best_weights, centred, softmax_weights
 from tiltflow.core.tuning.forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT, divergence
 from tiltflow.core.worlds import MaskedWorld
 
-from .policies import gradient, small, tabular, tilted_logits
+from .policies import exact_elbo, gradient, seeded, small, tabular, tilted_logits
 
 WORLD = MaskedWorld(2, 3, seed=1, alpha=0.7)
 KINDS = ["masked", "uniform", "flow", "vp"]
 FORMS = [EPG(), EPG(form="pepg"), EPG(form="par"), EPG(form="awm")]
 METHODS = [RWR(), RWR(samples="theta"), RAFT(keep=2), *FORMS, DiffusionNFT(), DiffusionNFT(strength=0.3), RAM()]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def coefficients(method, reward, size):
@@ -152,19 +148,6 @@ def test_weighted_regression_from_the_reference_has_p_star_as_its_fixed_point():
         size.append(float(gradient(value, model).abs().amax()))
     assert size[0] < 1e-12
     assert size[1] > 1e-2
-
-
-def exact_elbo(world: MaskedWorld, model) -> torch.Tensor:
-    """The bound of every sequence `[K^L]`: mean over n of L / n times the mean over n masks of sum log p at masked sites."""
-    length = world.length
-    total = torch.zeros(len(world.sequences), dtype=torch.float64)
-    patterns = torch.cartesian_prod(*[torch.tensor([0, 1])] * length).bool()
-    counts = patterns.sum(1)
-    for pattern, count in zip(patterns[counts > 0], counts[counts > 0], strict=True):
-        clean = model.clean(torch.where(pattern, world.vocab, world.sequences), 0.5)
-        scores = clean.gather(-1, world.sequences.unsqueeze(-1)).squeeze(-1)
-        total = total + torch.where(pattern, scores, 0.0).sum(1) / count / int((counts == count).sum())
-    return total
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}-{getattr(m, 'form', '')}")

@@ -15,7 +15,7 @@ from tiltflow.core.worlds import MaskedWorld
 from torch import Tensor
 
 from ..acceptance import accept_means
-from .policies import gradient, small, tabular, tilted_logits
+from .policies import gradient, seeded, small, tabular, tilted_logits
 
 MODELS = [
     ("masked", Ancestral()),
@@ -25,10 +25,6 @@ MODELS = [
     ("vp", DDIM(eta=0.7)),
 ]
 WORLD = MaskedWorld(2, 2, seed=1, alpha=0.5)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def one_round(method: GRPO, tilt: Tilt, seed: int = 0):

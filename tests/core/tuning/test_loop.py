@@ -1,0 +1,240 @@
+"""The training loop: rounds, micro-batches, averages, refusals, observers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from tiltflow.core import Denoiser, Diffusion, Subs, Tilt
+from tiltflow.core.processes import Masked
+from tiltflow.core.training import warm
+from tiltflow.core.tuning import DRAKES, HeldOut, KeepBest, KLBudget, Loss, Progress, Reinforce, Tuning, fit, train
+from tiltflow.core.tuning.roles import innermost
+
+from .tables import TableReward, masked
+
+METHOD = DRAKES(steps=6, batch=16, learning_rate=0.05, clip=10.0, estimator=Reinforce())
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def weights(model: Diffusion) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.denoiser.parameters()])
+
+
+@dataclass(frozen=True)
+class Counting(Tuning):
+    """Records how it is called, and pulls every weight down."""
+
+    updates: ClassVar[int] = 3
+    log: tuple[list, ...] = ([],)
+
+    @property
+    def averages(self):
+        return {"old": lambda step: 0.0 if step % 3 == 0 else 1.0}
+
+    def collect(self, tilt, roles, generator):
+        assert not torch.is_grad_enabled()
+        self.log[0].append(("collect", float(torch.rand((), generator=generator))))
+        return len(self.log[0])
+
+    def loss(self, tilt, roles, batch, generator, progress):
+        behind = float((weights(roles.theta) - weights(roles["old"])).abs().max())
+        self.log[0].append(("loss", float(torch.rand((), generator=generator)), batch, progress, behind))
+        value = sum(p.sum() for p in roles.theta.denoiser.parameters())
+        return Loss(value, {"behind": behind})
+
+
+def test_a_round_is_collected_once_and_learnt_from_several_times():
+    _, tilt = masked()
+    method = Counting(steps=2, batch=4, learning_rate=0.01, log=([],))
+    rows = list(train(method, tilt, seed=1))
+    log = method.log[0]
+    assert [entry[0] for entry in log] == ["collect", "loss", "loss", "loss"] * 2
+    assert len({entry[1] for entry in log}) == 8  # every use has random numbers of its own
+    assert [entry[2] for entry in log if entry[0] == "loss"] == [1, 1, 1, 5, 5, 5]
+    assert [entry[3] for entry in log if entry[0] == "loss"] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    # AdamW on a constant gradient moves by the learning rate; "old" catches up after every third step.
+    assert [row.facts["behind"] for row in rows] == pytest.approx([0, 0.01, 0.02] * 2, abs=1e-6)
+    assert [row.step for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_larger_accumulation_is_the_mean_of_its_micro_batches():
+    """One step of plain gradient descent could be compared exactly; of AdamW, its first step is sign of the gradient."""
+    _, tilt = masked()
+    rows = list(train(replace(METHOD, steps=1, accumulate=3), tilt, seed=3))
+    again = list(train(replace(METHOD, steps=1, accumulate=3), tilt, seed=3))
+    assert rows[0].facts == again[0].facts
+    assert torch.equal(weights(rows[0].model), weights(again[0].model))
+    single = list(train(replace(METHOD, steps=1), tilt, seed=3))[0]
+    assert single.facts["reward"] != rows[0].facts["reward"]
+
+
+def test_warm_up_and_averages():
+    _, tilt = masked()
+    method = Counting(steps=4, batch=4, learning_rate=0.1, warmup=4, average=0.5, log=([],))
+    start = weights(tilt.diffusion)
+    kept, theta = start.clone(), start.clone()
+    for k in range(12):
+        theta = theta - 0.1 * min(1, (k + 1) / 4)
+        kept = kept + (1 - warm(0.5, k + 1)) * (theta - kept)
+    tuned = method.fit(tilt, generator=seeded())
+    assert torch.allclose(weights(tuned), kept, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_model_to_the_last_bit():
+    _, tilt = masked()
+    one, two, other = (METHOD.fit(tilt, generator=seeded(k)) for k in (0, 0, 1))
+    assert torch.equal(weights(one), weights(two))
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_nothing_depends_on_or_disturbs_the_global_generator():
+    _, tilt = masked()
+    torch.manual_seed(0)
+    one = METHOD.fit(tilt, generator=seeded())
+    state = torch.get_rng_state()
+    two = METHOD.fit(tilt, generator=seeded())
+    assert torch.equal(weights(one), weights(two))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"batch": 0}, {"accumulate": 1.5}, {"learning_rate": 0.0}, {"clip": -1.0}, {"average": 1.0}]
+)
+def test_settings_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Tuning(**bad)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    _, tilt = masked()
+    huge = replace(
+        tilt, reward_function=lambda x: torch.full((len(x),), -1e308).double() * (1 + torch.arange(len(x)) % 2)
+    )
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        METHOD.fit(huge, generator=seeded())
+
+
+class Conditional(torch.nn.Module):
+    """Logits that depend on a condition."""
+
+    time_invariant = True
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(2, 3, 3))
+
+    def forward(self, x, t, cond):
+        return self.table[cond["label"]]
+
+
+def conditional(rows: int) -> Tilt:
+    model = Diffusion(Masked(3), Denoiser(Conditional(), Subs(3)), (3,), steps=3)
+    cond = {"label": torch.arange(rows) % 2}
+    return Tilt(model, lambda x: (x == 0).double().mean(1), 0.1, cond=cond)
+
+
+def test_conditions_serve_equal_blocks_of_a_micro_batch():
+    """Condition 0 alone is trained where only it occurs; both are where both do."""
+    method = DRAKES(steps=20, batch=32, learning_rate=0.1, clip=10.0, estimator=Reinforce())
+    for rows in (1, 2):
+        tuned = method.fit(conditional(rows), generator=seeded())
+        table = innermost(tuned.denoiser).network.table
+        moved = (table.abs().amax((1, 2)) > 0.5).tolist()
+        assert moved == [True, rows == 2]
+
+
+def test_a_condition_that_does_not_fit_the_batch_is_refused():
+    with pytest.raises(ValueError, match="condition"):
+        DRAKES(steps=1, batch=8, estimator=Reinforce()).fit(conditional(3))
+    with pytest.raises(ValueError, match="condition"):
+        Counting(steps=1, batch=8, log=([],)).fit(conditional(3))
+
+
+def test_too_few_micro_batches_for_the_processes_are_refused():
+    class Two:
+        world_size = 2
+
+    _, tilt = masked()
+    with pytest.raises(ValueError, match="cannot be shared among 2"):
+        fit(replace(METHOD, accumulate=3), tilt, fabric=Two())
+
+
+def test_progress_tells_facts_cost_and_curve():
+    _, tilt = masked()
+    rows: list[Progress] = []
+    METHOD.fit(tilt, generator=seeded(), observe=[lambda progress: rows.append(progress) and None])
+    assert [row.step for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "gradient", "reward", "kl", "objective"} <= rows[0].facts.keys()
+    assert rows[0].facts["kl"] == pytest.approx(0, abs=1e-12)
+    assert [row["step"] for row in rows[-1].curve] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1].curve[-1]["reward"] == rows[-1].facts["reward"]
+    costs = [row.cost for row in rows]
+    assert costs[0].reward_calls <= 16
+    assert costs[0].backward_rows > 0
+    assert costs[5].forward_rows > 3 * costs[0].forward_rows
+
+
+def test_a_true_answer_of_an_observer_ends_the_run(tmp_path):
+    """For good: with its checkpoint the run does not go on, and gives the same model."""
+    _, tilt = masked()
+    calls = []
+    stop = [lambda progress: calls.append(progress.step) or progress.step == 2]
+    short = METHOD.fit(tilt, generator=seeded(), observe=stop, checkpoint=tmp_path / "c")
+    assert calls == [1, 2]
+    again = METHOD.fit(tilt, generator=seeded(), observe=stop, checkpoint=tmp_path / "c")
+    assert calls == [1, 2]
+    assert torch.equal(weights(short), weights(again))
+    assert torch.equal(weights(short), weights(replace(METHOD, steps=2).fit(tilt, generator=seeded())))
+
+
+def test_the_budget_of_divergence():
+    _, tilt = masked()
+    method = replace(METHOD, steps=200)
+    rows: list[Progress] = []
+    method.fit(tilt, generator=seeded(), observe=[rows.append, KLBudget(0.3, window=5)])
+    spent = [row["kl"] for row in rows[-1].curve]
+    assert 5 < len(spent) < 200
+    assert sum(spent[-5:]) / 5 > 0.3 >= sum(spent[-6:-1]) / 5
+
+
+def test_the_best_model_is_kept_and_an_old_best_ends_the_run(tmp_path):
+    scores = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    _, tilt = masked()
+    seen = {}
+    keep = KeepBest(lambda model: next(scores), every=2, patience=4, path=tmp_path / "best")
+    watch = [lambda progress: seen.update({progress.step: weights(progress.model).clone()}), keep]
+    replace(METHOD, steps=20).fit(tilt, generator=seeded(), observe=watch)
+    assert max(seen) == 8
+    assert (keep.step, keep.best) == (4, 3.0)
+    assert torch.equal(weights(keep.model), seen[4])
+
+
+def test_an_interrupted_run_recalls_its_best(tmp_path):
+    """A run that goes on from its checkpoint knows the best of what came before, and ends as if uninterrupted."""
+    _, tilt = masked()
+    method = replace(METHOD, steps=12)
+    ends = []
+    for stop in (99, 7):
+        name = tmp_path / str(stop)
+        score = HeldOut(TableReward(masked()[0]), n=64)
+        options = {"checkpoint": name / "c", "save_every": 2}
+        keep = KeepBest(score, every=2, path=name / "best")
+
+        def interrupt(progress, stop=stop):
+            if progress.step == stop:
+                raise KeyboardInterrupt
+
+        try:
+            method.fit(tilt, generator=seeded(), observe=[keep, interrupt], **options)
+        except KeyboardInterrupt:
+            keep = KeepBest(score, every=2, path=name / "best")
+            method.fit(tilt, generator=seeded(), observe=[keep], **options)
+        ends.append((keep.best, keep.step, weights(keep.model)))
+    assert ends[0][:2] == ends[1][:2]
+    assert torch.equal(ends[0][2], ends[1][2])

@@ -70,7 +70,7 @@ def test_a_whole_run_has_the_four_rows_and_what_they_were_made_with(result: job.
     header, body = tuned.four_rows(result)
     names = ["natural", "pretrained", "SVDD, M = 2", "DRAKES", "DRAKES without KL"]
     assert [row[0] for row in body] == names
-    assert header[1:] == ["reward", "best tenth", "held-out", "3-mers", "NELBO", "diversity", "n"]
+    assert header[1:] == ["reward", "best tenth", "held-out", "3-mers", "reachable", "NELBO", "diversity", "n"]
     for key, row in zip(result.sets, body, strict=True):
         assert row[1] == f"{result.metrics[key]['reward_median']:.2f}"
         assert row[-1] == str(len(result.sets[key]))
@@ -245,7 +245,9 @@ def with_curve(result: job.Result, *points: tuple[float, float]) -> job.Result:
 def calm(result: job.Result) -> job.Result:
     """The same run with figures that raise no concern."""
     for key in ("pretrained", "tuned", "tuned_without_kl"):
-        result = with_figures(result, key, kmer3_correlation=0.9, reward_median=float(key != "pretrained"))
+        result = with_figures(
+            result, key, kmer3_correlation=0.9, kmer3_ceiling=1, reward_median=float(key != "pretrained")
+        )
     return with_curve(result, (0.0, 0.0), (1.0, 1.0))
 
 
@@ -258,6 +260,8 @@ def test_words_lost_while_the_reward_rose_are_named(calm: job.Result) -> None:
     (text,) = tuned.warnings(with_figures(calm, "tuned", kmer3_correlation=0.8))
     assert "A larger alpha" in text
     assert tuned.warnings(with_figures(calm, "tuned", kmer3_correlation=0.8, reward_median=-1.0)) == []
+    fewer = with_figures(calm, "tuned", kmer3_correlation=0.8, kmer3_ceiling=0.9)  # so few cannot reach more
+    assert tuned.warnings(fewer) == []
 
 
 def test_a_falling_held_out_reward_is_named_with_the_step(calm: job.Result) -> None:

@@ -181,6 +181,28 @@ def test_a_stopped_training_is_reported_and_gone_on_with(
     assert torch.equal(third.samples.x, result.samples.x)
 
 
+def test_an_aborted_training_is_gone_on_with(
+    result: job.Result, planned: Callable[..., Plan], quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends it, the checkpoint of the step before is whole; nothing of it has been seen by the steps after."""
+    plan, original = planned(), DRAKES.loss
+
+    def loss(self: DRAKES, tilt: Any, roles: Any, batch: Any, generator: Any, progress: float) -> Any:
+        if progress > 0.5:
+            raise KeyboardInterrupt
+        return original(self, tilt, roles, batch, generator, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DRAKES, "loss", loss)
+        with pytest.raises(KeyboardInterrupt):
+            job.run(plan, quiet)
+    (folder,) = Path(plan.config["out"]).iterdir()
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    again = job.run(planned(f"resume={folder}"), quiet)
+    assert again.curves == result.curves
+    assert torch.equal(again.samples.x, result.samples.x)
+
+
 def test_stopping_the_second_training_keeps_the_rest(
     planned: Callable[..., Plan], quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ def test_costs_are_those_of_one_sample_alone():
     looked = measure(SVDD(4), world, draws=500)  # at the exact value, before the last step, and then at the reward
     assert (looked.reward_calls, looked.forward_rows) == (32, 8)
     tight = measure(ImportanceResampling(4), world, draws=10_000, work=1)
-    assert tight.n == 2000
+    assert tight.n == 1000
 
 
 # --- what it compares with ------------------------------------------------------------------------------------------
@@ -281,6 +281,14 @@ def test_landscapes_without_data_are_left_out_and_named(tmp_path, capsys):
     assert list(content["settings"]["absent"]) == ["tfbind8"]
     assert main(["world=gb1", "--out", str(tmp_path)]) == 1
     assert "No world is left" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tfbind8", "gb1"])
+def test_on_measured_landscapes_doob_is_p_star(name, data_dir):
+    world = WORLDS[name](0, data_dir)
+    row = measure(Doob(), world, exact=True, draws=200_000, work=1e12)
+    assert (row.claim, row.law, row.weights) == ("pass", "pass", "pass")
 
 
 def test_help(capsys):

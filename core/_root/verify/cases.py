@@ -86,6 +86,7 @@ VALUES: dict[str, Callable[[World], Any]] = {
     "rollout": lambda world: Rollout(4),
 }
 TOKENS_ONLY = {"completions", "multilinear"}
+COSTLY = {"rollout"}  # values that are left out at large budgets
 
 
 @dataclass(frozen=True)

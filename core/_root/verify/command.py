@@ -104,8 +104,11 @@ def _plan(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Plan:
 def _measured(plan: Plan) -> Result:
     from rich.console import Console
 
-    with Console(stderr=True).status("worlds") as status:
-        return run(plan, status.update)
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("worlds") as status:
+            return run(plan, status.update)
+    return run(plan, lambda text: None if ":" in text else print(f"measuring on {text}", file=sys.stderr, flush=True))
 
 
 def _report(result: Result, out: Path, command: str) -> int:

@@ -22,7 +22,7 @@ from ..core.worlds.statistics import ALARM, Outcome, sample_size
 from .checks import NO_LAW, NO_WEIGHTS, check_law, check_weights, weighs_enough
 from .reference import Reference, refer
 
-FEWEST = 2000  # draws
+FEWEST = 1000  # draws
 ROWS = 200_000  # that go through a method at a time
 WORK = 4_000_000  # forward rows and reward calls, counted as for one sample alone
 CHEAP = 5  # times as much where there is an exact law to compare with

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..core.worlds import World, total_variation
 from ..core.worlds.statistics import ALARM
-from .cases import METHODS, VALUES, WORLDS, Case, cases
-from .measure import Point, Row, locate, measure, tilt_of
+from .cases import COSTLY, METHODS, VALUES, WORLDS, Case, cases
+from .measure import Point, Row, budget, locate, measure, tilt_of
 from .reference import Reference, refer
 
 
@@ -20,7 +20,8 @@ class Plan:
     Attributes:
         worlds, methods: names in `WORLDS` and `METHODS`. seed: of the worlds and of the draws.
         data_dir: folder of the measured landscapes.
-        tested: budgets at which draws are tested. shown: further ones at which exact laws are computed for the figure.
+        tested: budgets at which draws are tested. shown: further ones for the figure, at which only exact laws are computed.
+        sampled: those of `shown` at which methods without a computable law are tested too.
         draws, work: limits of a row, see `measure`. fault: size of the seeded faults, see `Reference`.
     """
 
@@ -28,14 +29,15 @@ class Plan:
     methods: tuple[str, ...]
     seed: int = 0
     data_dir: Path | None = None
-    tested: tuple[int, ...] = (4, 16, 64)
-    shown: tuple[int, ...] = (1, 256)
-    draws: int = 200_000
-    work: float = 4e6
+    tested: tuple[int, ...] = (4, 16)
+    shown: tuple[int, ...] = (1, 64, 256)
+    sampled: tuple[int, ...] = (64,)
+    draws: int = 100_000
+    work: float = 2e6
     fault: float = 0.1
 
 
-FAST = {"tested": (4, 16), "shown": (1, 64), "draws": 50_000, "work": 5e5, "fault": 0.2}
+FAST = {"shown": (1, 64), "sampled": (), "draws": 50_000, "work": 5e5, "fault": 0.2}
 QUICK_WORLDS = ("masked", "uniform", "mixture")
 
 
@@ -82,7 +84,7 @@ def run(plan: Plan, report: Callable[[str], None] = lambda text: None) -> Result
     result = Result(plan)
     worlds = dict(_worlds(plan, result.absent))
     todo = {name: list(cases(world, plan.methods, plan.tested)) for name, world in worlds.items()}
-    result.alarm = ALARM / max(1, 2 * sum(map(len, todo.values())))  # at most two tests of draws a row
+    result.alarm = ALARM / max(1, 3 * sum(map(len, todo.values())))  # two tests a row, and rows at further budgets
     for name, world in worlds.items():
         report(name)
         reference = refer(world, tilt_of(world), plan.seed, plan.fault)
@@ -91,7 +93,7 @@ def run(plan: Plan, report: Callable[[str], None] = lambda text: None) -> Result
         for case in todo[name]:
             report(f"{name}: {METHODS[case.key].label}, {case.value}")
             result.rows.append(_row(case, name, world, reference, result))
-        result.points += _points(name, world, plan)
+        _further(name, world, result)
     return result
 
 
@@ -118,12 +120,16 @@ def _row(case: Case, name: str, world: World, reference: Reference, result: Resu
     )
 
 
-def _points(name: str, world: World, plan: Plan) -> Iterator[Point]:
+def _further(name: str, world: World, result: Result) -> None:
+    """Points, and rows of methods without a law, at the budgets that are only shown."""
+    plan = result.plan
     scaling = [key for key in plan.methods if METHODS[key].scales and METHODS[key].drawn]
-    for case in cases(world, scaling, tuple(sorted(set(plan.shown) - set(plan.tested)))):
+    for case in cases(world, scaling, plan.shown):
         found = locate(case.method, world, value=VALUES[case.value](world), names=case.names(name), seed=plan.seed)
         if found is not None:
-            yield found
+            result.points.append(found)
+        elif budget(case.method) in plan.sampled and case.value not in COSTLY:
+            result.rows.append(_row(case, name, world, result.references[name], result))
 
 
 def line(points: Sequence[Point], world: str, method: str, value: str) -> list[Point]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from .base import Loss, Tuning
 from .credit import group_size
 from .forward import Bounds, need_bounds
 from .roles import Roles
+
+Link = Literal["sigmoid", "ipo", "hinge", "regression"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,19 +71,25 @@ class DiffusionDPO(Tuning):
         p link(d) + (1 - p) link(-d),   d = Delta_a - Delta_b,   Delta = ell_theta - ell_ref,
 
     p being the probability that a is preferred. t and mask (or noise) are shared by theta and the reference, and by both
-    samples of a pair: only differences matter, and shared noise cancels in them. The logarithm of a noisy d is biased:
-    more `draws` of noise levels lessen that.
+    samples of a pair: only differences matter, and shared noise cancels in them.
+
+    Published forms put the noisy estimate of d into the link, whose curvature then punishes the noise: a spurious force
+    towards the reference (on a world with 8 levels a sample, stronger than the preferences). Here the levels are split in two
+    independent halves, and the slope of the link at one multiplies the gradient of the other, both ways: unbiased where the
+    slope is linear ("ipo", "regression"), and without that force everywhere.
 
     Without `pairs` they are drawn from a role and compared by the reward, softly: p = sigmoid(beta (r_a - r_b) / alpha). The
-    sigmoid link then asks for Delta = r / alpha + const, which p* fulfils where the reference is exact. But other models may
-    have the same differences of bounds, so that the loss says nothing of their samples; and with hard labels (pairs of one
-    label each, `labels="hard"`) only signs count: it goes on growing the winners, past p*.
+    links "sigmoid" and "regression" then ask for Delta = r / alpha + const, which p* fulfils where the reference is exact.
+    But other models have the same differences of bounds: a small loss does not say that samples follow p*. With hard labels
+    only signs count: "sigmoid" and "hinge" go on growing the winners where p* would stop.
 
     Args:
         pairs: offline comparisons (None: see above); `batch` counts samples, two a pair.
         beta: how sharp a preference is for a given d.
         link: "sigmoid", -log sigmoid(beta d); "ipo", (d - 1 / (2 beta))^2, which does not run away on hard labels (Azar et
-            al. 2024); "hinge", relu(1 - beta d) (Zhao et al. 2023).
+            al. 2024); "hinge", relu(1 - beta d) (Zhao et al. 2023); "regression", (d - (r_a - r_b) / alpha)^2 / 2, for soft
+            labels of the reward only.
+        split: see above; False as published.
         samples: role that pairs are drawn from.
         labels: "soft", or "hard": the higher reward wins for certain.
         updates: optimiser steps a round of pairs is used for.
@@ -91,7 +99,8 @@ class DiffusionDPO(Tuning):
 
     pairs: Pairs | None = None
     beta: float = 1.0
-    link: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    link: Link = "sigmoid"
+    split: bool = True
     samples: Literal["ref", "theta"] = "ref"
     labels: Literal["soft", "hard"] = "soft"
     updates: int = 1  # type: ignore[misc]
@@ -101,10 +110,16 @@ class DiffusionDPO(Tuning):
         super().__post_init__()
         check_count("updates", self.updates)
         check_count("draws", self.bounds.draws)
-        if not self.beta > 0 or self.link not in ("sigmoid", "ipo", "hinge") or self.labels not in ("soft", "hard"):
+        if not self.beta > 0 or self.link not in get_args(Link) or self.labels not in ("soft", "hard"):
             raise ValueError(
                 f"beta={self.beta}, link={self.link!r}, labels={self.labels!r}: expected a positive beta, one of the links "
-                "'sigmoid', 'ipo' and 'hinge', and 'soft' or 'hard' labels."
+                f"{', '.join(get_args(Link))}, and 'soft' or 'hard' labels."
+            )
+        if self.link == "regression" and (self.labels == "hard" or self.pairs is not None):
+            raise ValueError("The link 'regression' needs rewards: soft labels, and no offline pairs.")
+        if self.split and (self.bounds.draws < 4 or self.bounds.draws % 2):
+            raise ValueError(
+                f"Bounds(draws={self.bounds.draws}) cannot be split in halves of at least 2; use 4, 6, 8..."
             )
 
     def check(self, tilt: Tilt) -> None:
@@ -142,16 +157,35 @@ class DiffusionDPO(Tuning):
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         first, second = (self._gain(roles, x, batch.cond, seed, generator.device) for x in (batch.first, batch.second))
         d = first - second
-        value = batch.prefer * self._link(d) + (1 - batch.prefer) * self._link(-d)
-        right = ((d.detach() > 0) == (batch.prefer > 0.5)).double().mean()
-        margin = (d.detach() * (2 * batch.prefer - 1)).mean()
+        value = self._value(d.mean(1), batch.prefer)
+        if self.split:
+            # Shown is the value; the gradient is that of one half times the slope at the other.
+            pull = (self._slope(d.detach().flip(1), batch.prefer.unsqueeze(1)) * d).mean(1)
+            value = value.detach() + pull - pull.detach()
+        margin = d.detach().mean(1)
+        right = ((margin > 0) == (batch.prefer > 0.5)).double().mean()
+        margin = (margin * (2 * batch.prefer - 1)).mean()
         return Loss(value.mean(), {"reward": batch.reward, "accuracy": float(right), "margin": float(margin)})
 
     def _gain(self, roles: Roles, x0: Tensor, cond: Any, seed: int, device: torch.device) -> Tensor:
-        """Delta of samples, `[P]`; equal seeds give equal noise."""
+        """Delta of samples, `[P, parts]`, one or two independent parts; equal seeds give equal noise."""
+        parts = 2 if self.split else 1
+        bounds = replace(self.bounds, draws=self.bounds.draws // parts)
         generator = torch.Generator(device).manual_seed(seed)
-        ell = self.bounds.features(roles, ("ref",), x0, cond, generator=generator).ell
-        return ell["theta"] - ell["ref"]
+        ell = bounds.features(roles, ("ref",), x0.repeat_interleave(parts, 0), cond, generator=generator).ell
+        return (ell["theta"] - ell["ref"]).reshape(-1, parts)
+
+    def _slope(self, d: Tensor, prefer: Tensor) -> Tensor:
+        """The derivative of `_value` in d."""
+        with torch.enable_grad():
+            d = d.requires_grad_()
+            return torch.autograd.grad(self._value(d, prefer).sum(), d)[0]
+
+    def _value(self, d: Tensor, prefer: Tensor) -> Tensor:
+        """The loss at margins d, for the probabilities that the first is preferred."""
+        if self.link == "regression":
+            return (d - torch.logit(prefer, eps=1e-12) / self.beta) ** 2 / 2
+        return prefer * self._link(d) + (1 - prefer) * self._link(-d)
 
     def _link(self, d: Tensor) -> Tensor:
         if self.link == "sigmoid":

@@ -96,6 +96,24 @@ def _at_site(process, theirs, mine, x0, x, t, site):
     return process.elbo(theirs, x0, x, t) - process.elbo(torch.where(only, mine, theirs), x0, x, t)
 
 
+def test_masked_features_are_weighted_sums_over_masked_sites():
+    """ell = L / n sum log p(x0), D_old = L / n sum KL(p_old || p_theta), over the n masked sites of L."""
+    tilt = small("masked")
+    roles = cast_roles(tilt.diffusion, {"old": lambda step: 0.0})
+    for layer in roles.theta.denoiser.parameters():
+        torch.nn.init.normal_(layer, std=0.5)
+    x0 = tilt.diffusion.sample(6, generator=seeded(0))
+    f = Bounds().features(roles, ("old",), x0, None, generator=seeded(1))
+    noised = tilt.diffusion.process.noise(x0, generator=seeded(1))
+    x = noised.x
+    theta, old = (roles[name].clean(x, noised.t) for name in ("theta", "old"))
+    masked, weight = x == 3, 4 / (x == 3).sum(1)
+    kl = torch.nn.functional.kl_div(theta, old, reduction="none", log_target=True).sum(-1)
+    score = theta.gather(-1, x0.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(f.far["old"], weight * torch.where(masked, kl, 0.0).sum(1), atol=1e-6)
+    assert torch.allclose(f.ell["theta"], weight * torch.where(masked, score, 0.0).sum(1), atol=1e-6)
+
+
 def test_nft_on_numbers_is_the_published_loss():
     """r |v+ - v*|^2 + (1 - r) |v- - v*|^2 less its value at theta = old, for velocities of a flow."""
     tilt = small("flow")

@@ -70,7 +70,7 @@ def test_a_larger_accumulation_is_the_mean_of_its_micro_batches():
     again = list(train(replace(METHOD, steps=1, accumulate=3), tilt, seed=3))
     assert rows[0].facts == again[0].facts
     assert torch.equal(weights(rows[0].model), weights(again[0].model))
-    single = list(train(replace(METHOD, steps=1), tilt, seed=3))[0]
+    single = next(train(replace(METHOD, steps=1), tilt, seed=3))
     assert single.facts["reward"] != rows[0].facts["reward"]
 
 
@@ -111,13 +111,21 @@ def test_settings_out_of_range_are_refused(bad):
         Tuning(**bad)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
-    _, tilt = masked()
-    huge = replace(
-        tilt, reward_function=lambda x: torch.full((len(x),), -1e308).double() * (1 + torch.arange(len(x)) % 2)
-    )
-    with pytest.raises(FloatingPointError, match="at step 0"):
-        METHOD.fit(huge, generator=seeded())
+@dataclass(frozen=True)
+class Broken(Tuning):
+    """A loss that is infinite, or a gradient that is not a number."""
+
+    what: str = "loss"
+
+    def loss(self, tilt, roles, batch, generator, progress):
+        total = sum(p.sum() for p in roles.theta.denoiser.parameters())
+        return Loss(total / 0 if self.what == "loss" else (total * 0).sqrt())
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run(what):
+    with pytest.raises(FloatingPointError, match=f"{what} is .* at step 0"):
+        Broken(steps=2, batch=8, what=what).fit(masked()[1], generator=seeded())
 
 
 class Conditional(torch.nn.Module):

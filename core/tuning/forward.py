@@ -65,7 +65,7 @@ class Bounds:
     def process(self, diffusion: Diffusion) -> Any:
         """The process whose `noise` and `elbo` are taken."""
         process: Any = diffusion.process
-        if not isinstance(process, Gaussian) or isinstance(process, Reweighted):
+        if not isinstance(process, Gaussian) or isinstance(process, Reweighted) or self.weighting == "elbo":
             return process
         return process.reweighted(self.weighting or ("velocity" if process.path.predicts == "velocity" else "v"))
 
@@ -106,6 +106,8 @@ def divergence(process: Any, theta: Tensor, other: Tensor, x: Tensor, t: Tensor)
     """
     if isinstance(process, Reweighted):
         return process.loss(theta, other, t, process.weighting, process.gamma)
+    if isinstance(process, Gaussian):
+        return process.loss(theta, other, t, "elbo")
     mine, rates = process.rates(theta, x, t), process.rates(other, x, t)
     gap = rates.clamp(min=1e-300).log() - mine.clamp(min=1e-300).log()
     return (mine - rates + rates * gap).sum((1, 2))
@@ -330,20 +332,21 @@ class RAM(ForwardTuning):
     """Reward-adjusted matching: |v - (v_ref + A (v* - v_old))|^2, up to a constant D_ref - A (ell_theta - ell_old + D_old).
     c = A.
 
-    A is (R - mean) / alpha in the group unless `normalised`. It comes to rest where v = v_ref + Cov(A, v* | x_t) under theta
-    itself. For p* that covariance would be integrated over all temperatures from infinity to alpha; this is one implicit
-    Euler step of the integral: p* to first order in 1 / alpha, with a bias that stays.
+    With A = (R - mean) / alpha it comes to rest where v = v_ref + Cov(R / alpha, v* | x_t), under theta itself. For p* that
+    covariance would be integrated over all temperatures from infinity to alpha; this is one implicit Euler step of the
+    integral: p* to first order in 1 / alpha, with a bias that stays.
 
     Args:
-        normalised: advantages of `credit`, as published, instead of alpha.
+        tempered: A = (R - mean) / alpha in the group instead of the published advantages of `credit`. It diverges where
+            rewards have long tails below (measured with a quadratic reward): A is then large just where theta is wrong.
     """
 
-    normalised: bool = False
+    tempered: bool = False
 
     needs: ClassVar[tuple[str, ...]] = ("old", "ref")
 
     def worth(self, reward: Tensor, size: int, tilt: Tilt) -> Tensor:
-        return self.credit(reward, size) if self.normalised else centred(reward, size) / tilt.alpha
+        return centred(reward, size) / tilt.alpha if self.tempered else self.credit(reward, size)
 
     def objective(self, f: Features, worth: Tensor) -> Tensor:
         return f.far["ref"] - worth * (f.log_ratio + f.far["old"])

@@ -90,11 +90,13 @@ class DiffusionDPO(Tuning):
             al. 2024); "hinge", relu(1 - beta d) (Zhao et al. 2023); "regression", (d - (r_a - r_b) / alpha)^2 / 2, for soft
             labels of the reward only.
         split: see above; False as published.
-        samples: role that pairs are drawn from.
+        samples: role that pairs are drawn from. Those of "theta" cover what p* favours; on continuous states they can run
+            away, since nothing keeps the bounds of both samples of a pair from falling together (measured: they did).
         labels: "soft", or "hard": the higher reward wins for certain.
         updates: optimiser steps a round of pairs is used for.
-        bounds: noise levels a sample, and their weighting (Gaussian processes: beta is in its units; published values of 2000
-            to 5000 are for errors averaged over coordinates).
+        bounds: noise levels a sample, and their weighting. The bound itself by default, so that Delta is in nats; of another
+            weighting of Gaussian errors beta is in other units (published: 2000 to 5000, of errors averaged over
+            coordinates), and the target r / alpha has no meaning.
     """
 
     pairs: Pairs | None = None
@@ -104,7 +106,7 @@ class DiffusionDPO(Tuning):
     samples: Literal["ref", "theta"] = "ref"
     labels: Literal["soft", "hard"] = "soft"
     updates: int = 1  # type: ignore[misc]
-    bounds: Bounds = field(default_factory=lambda: Bounds(draws=8))
+    bounds: Bounds = field(default_factory=lambda: Bounds(draws=8, weighting="elbo"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

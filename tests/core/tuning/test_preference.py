@@ -64,7 +64,7 @@ def test_p_star_has_the_smallest_population_loss():
 def test_first_gradient_is_the_stated_one(kind, link, labels, split):
     """At theta = ref: -mean of c grad (ell_a - ell_b), c = -link'(0) (2p - 1) or (r_a - r_b) / alpha, at shared noise."""
     tilt = replace(small(kind), cond=torch.tensor([[0.0], [2.0]], dtype=torch.float64))
-    method = DiffusionDPO(batch=12, beta=0.6, link=link, labels=labels, split=split, bounds=Bounds(draws=4))
+    method = DiffusionDPO(batch=12, beta=0.6, link=link, labels=labels, split=split, bounds=Bounds(4, "elbo"))
     roles = cast_roles(tilt.diffusion, {})
     batch = method.collect(tilt, roles, seeded(0))
     found = gradient(method.loss(tilt, roles, batch, seeded(1), 0.0).value, roles.theta)
@@ -73,7 +73,7 @@ def test_first_gradient_is_the_stated_one(kind, link, labels, split):
     slope = {"sigmoid": 0.3, "ipo": 1 / 0.6, "hinge": 0.6}.get(link)
     c = gap / tilt.alpha if slope is None else slope * (2 * prefer - 1)
     seed = int(torch.randint(2**62, (), generator=seeded(1)))
-    bounds, parts = Bounds(draws=2 if split else 4), 2 if split else 1
+    bounds, parts = Bounds(2 if split else 4, "elbo"), 2 if split else 1
     ell = [
         bounds.features(roles, (), x.repeat_interleave(parts, 0), tilt.cond, generator=seeded(seed)).ell["theta"]
         for x in (batch.first, batch.second)

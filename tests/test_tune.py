@@ -279,6 +279,8 @@ def test_words_lost_while_the_reward_rose_are_named(calm: job.Result) -> None:
     (text,) = tuned.warnings(made)
     assert "DRAKES without KL raised the reward from 0.00 to 1.00" in text
     assert "fell from 0.900 to 0.600" in text
+    alike = replace(with_figures(calm, "tuned_without_kl", diversity=0.3), curves={"tuned_without_kl": []})
+    assert "samples of DRAKES without KL resemble each other" in tuned.warnings(alike)[0]
     (text,) = tuned.warnings(with_figures(calm, "tuned", kmer3_correlation=0.8))
     assert "A larger alpha" in text
     assert tuned.warnings(with_figures(calm, "tuned", kmer3_correlation=0.8, reward_median=-1.0)) == []

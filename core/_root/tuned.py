@@ -79,7 +79,9 @@ def warnings(result: Result) -> list[str]:
     texts: list[str] = []
     for key, rows in result.curves.items():
         if key in result.metrics:
-            texts += filter(None, (_words_lost(result, key), _held_out_fell(result, key, rows)))
+            texts += filter(
+                None, (_words_lost(result, key), _held_out_fell(result, key, rows), _collapsed(result, key))
+            )
     return texts
 
 
@@ -112,6 +114,15 @@ def _held_out_fell(result: Result, key: str, rows: list[dict[str, Any]]) -> str:
         f"{top['reward_median']:.2f} to {last['reward_median']:.2f}, and the held-out reward fell from "
         f"{top['heldout_median']:.2f} to {last['heldout_median']:.2f}.{_advice(key)}"
     )
+
+
+def _collapsed(result: Result, key: str) -> str:
+    """Of the model without KL: that its samples resemble each other (of the designs, `summary` says it)."""
+    spread = _pair(result.metrics["pretrained"], result.metrics[key], "diversity")
+    if key == "tuned" or spread is None or spread[1] > 0.7 * spread[0]:
+        return ""
+    figures = f"diversity {spread[1]:.2f}, pretrained {spread[0]:.2f}"
+    return f"Over-optimised: samples of {name(result.plan, key)} resemble each other ({figures})."
 
 
 def _pair(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> tuple[float, float] | None:

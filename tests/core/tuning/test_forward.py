@@ -123,6 +123,24 @@ def test_masked_features_are_weighted_sums_over_masked_sites():
     assert torch.allclose(f.ell["theta"], weight * torch.where(masked, score, 0.0).sum(1), atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "weighting"), [("uniform", None), ("flow", "elbo")])
+def test_bounds_and_divergences_have_the_same_importance(kind, weighting):
+    """Both are means over uniform times, estimated at times of another law."""
+    tilt = small(kind)
+    roles = cast_roles(tilt.diffusion, {"old": lambda step: 0.0})
+    for layer in roles.theta.denoiser.parameters():
+        torch.nn.init.normal_(layer, std=0.5)
+    x0 = tilt.diffusion.sample(6, generator=seeded(0))
+    f = Bounds(weighting=weighting).features(roles, ("old",), x0, None, generator=seeded(1))
+    process = tilt.diffusion.process
+    noised = process.noise(x0, generator=seeded(1))
+    theta, old = (roles[name].clean(noised.x, noised.t).double() for name in ("theta", "old"))
+    assert float((noised.importance - 1).abs().amin()) > 1e-3
+    far = noised.importance * divergence(process, theta, old, noised.x, noised.t)
+    assert torch.allclose(f.far["old"], far, rtol=1e-10)
+    assert torch.allclose(f.ell["old"], noised.importance * process.elbo(old, x0, noised.x, noised.t), rtol=1e-10)
+
+
 def test_nft_on_numbers_is_the_published_loss():
     """r |v+ - v*|^2 + (1 - r) |v- - v*|^2 less its value at theta = old, for velocities of a flow."""
     tilt = small("flow")

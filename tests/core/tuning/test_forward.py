@@ -123,7 +123,7 @@ def test_masked_features_are_weighted_sums_over_masked_sites():
     assert torch.allclose(f.ell["theta"], weight * torch.where(masked, score, 0.0).sum(1), atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "weighting"), [("uniform", None), ("flow", "elbo")])
+@pytest.mark.parametrize(("kind", "weighting"), [("uniform", None), ("vp", "elbo")])
 def test_bounds_and_divergences_have_the_same_importance(kind, weighting):
     """Both are means over uniform times, estimated at times of another law."""
     tilt = small(kind)

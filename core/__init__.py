@@ -1,6 +1,6 @@
 """The domain-agnostic core: tensors in, tensors out."""
 
-from . import networks, parameterisations, particles, paths, processes, samplers, schedules, worlds
+from . import networks, parameterisations, particles, paths, processes, samplers, schedules, tuning, worlds
 from .cost import Cost, Meter
 from .denoiser import Denoiser
 from .diffusion import Diffusion
@@ -10,11 +10,14 @@ from .pretraining import Pretraining
 from .steering import SMC, SVDD, BestOfN, Doob, ImportanceResampling, Steering, steps
 from .tilt import Reward, RewardError, Samples, Tilt
 from .transitions import CategoricalTransition, GaussianTransition, Transition
+from .tuning import DRAKES, AlignProp, Tuning
 from .values import Completions, Given, PosteriorMean, Rollout, Value, fit_value
 
 __all__ = [
+    "DRAKES",
     "SMC",
     "SVDD",
+    "AlignProp",
     "BestOfN",
     "CategoricalTransition",
     "Completions",
@@ -40,6 +43,7 @@ __all__ = [
     "Tilt",
     "Trace",
     "Transition",
+    "Tuning",
     "Value",
     "fit_value",
     "networks",
@@ -50,5 +54,6 @@ __all__ = [
     "samplers",
     "schedules",
     "steps",
+    "tuning",
     "worlds",
 ]

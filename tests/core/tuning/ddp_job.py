@@ -1,6 +1,6 @@
 """The same training run in one process or several; the first writes the tuned weights.
 
-    python ddp_job.py FILE PROCESSES
+python ddp_job.py FILE PROCESSES
 """
 
 from __future__ import annotations

@@ -175,8 +175,9 @@ def locate(
 
 def price(method: Steering, tilt: Tilt, dice: torch.Generator) -> tuple[float, float]:
     """Reward calls and forward rows of a sample drawn alone."""
-    bills = [method.sample(tilt, 1, generator=dice).cost for _ in range(ALONE)]
-    return sum(bill.reward_calls for bill in bills) / ALONE, sum(bill.forward_rows for bill in bills) / ALONE
+    runs = ALONE if tilt.diffusion.is_tokens else 1
+    bills = [method.sample(tilt, 1, generator=dice).cost for _ in range(runs)]
+    return sum(bill.reward_calls for bill in bills) / runs, sum(bill.forward_rows for bill in bills) / runs
 
 
 def distance(cells: Tensor, world: World) -> tuple[float, float | None]:

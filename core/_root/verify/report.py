@@ -79,9 +79,11 @@ def caption(fault: float) -> str:
 
 
 def by_world(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """The rows of each world."""
+    """The rows of each world, those of a method and value one below the other."""
     for world in dict.fromkeys(row.world for row in rows):
-        yield [row for row in rows if row.world == world]
+        mine = [row for row in rows if row.world == world]
+        order = list(dict.fromkeys((row.method, row.value) for row in mine))
+        yield sorted(mine, key=lambda row: (order.index((row.method, row.value)), row.budget or 0))
 
 
 def show(rows: Sequence[Row], console: Any = None) -> None:

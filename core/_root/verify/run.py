@@ -37,7 +37,7 @@ class Plan:
     fault: float = 0.1
 
 
-FAST = {"shown": (1, 64), "sampled": (), "draws": 50_000, "work": 5e5, "fault": 0.2}
+FAST = {"shown": (1, 64), "sampled": (), "draws": 20_000, "work": 2.5e5, "fault": 0.2}
 QUICK_WORLDS = ("masked", "uniform", "mixture")
 
 

@@ -53,8 +53,8 @@ def draw(result: Result) -> Figure:
 
 
 def _panel(axes: Axes, name: str, result: Result, handles: dict[str, Any]) -> None:
-    points = [*result.rows, *result.points]
-    pairs = dict.fromkeys((p.method, p.value) for p in points if p.world == name and METHODS[p.method].drawn)
+    points = [p for p in (*result.rows, *result.points) if p.world == name and METHODS[p.method].drawn]
+    pairs = dict.fromkeys((p.method, p.value) for p in points)
     axes.set(xscale="log", yscale="log")
     for method, value in pairs:
         label = METHODS[method].label + WORDS.get(value, f", {value}")

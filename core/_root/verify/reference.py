@@ -13,7 +13,7 @@ from ..core.worlds import World, total_variation
 from ..core.worlds.statistics import contaminated
 
 GROUPS = 4  # sets of outcomes whose weighted masses are tested
-FAULT = 0.1  # the seeded faults: alpha too high by this share, or half this share of the draws uniform over the cells
+FAULT = 0.1  # the seeded faults: alpha too high by this share, or half this share of the draws uniform
 DRAWS = 200_000  # where p_T is no table
 
 
@@ -55,7 +55,7 @@ class Reference:
         has one: `tilts`), and with uniform draws among them."""
         factor = torch.where(self.tilted > 0, self.hotter / self.tilted, 1.0)
         hot = world.pool(law * factor / (law * factor).sum())
-        return [hot] * tilts + [contaminated(world.pool(law), self.fault / 2)]
+        return [hot] * tilts + [world.pool(contaminated(law, self.fault / 2))]
 
     def faithful(self, world: World) -> bool:
         """Whether the sampler's law is p itself."""

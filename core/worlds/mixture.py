@@ -263,6 +263,9 @@ class MixtureWorld:
     def law(self, method: Steering, tilt: Tilt, *, points: int = 300) -> Tensor:
         """The method's own law over the cells, `[C]`, whatever the quality of its value (one coordinate only).
 
+        On `points` intervals. The error is of second order in their width, but for argmax picks, which prefer one end of
+        an interval: there it is of first order, about .01 in total variation at 500 points.
+
         Raises:
             NotImplementedError: two coordinates, or no computable law for this method or value.
         """

@@ -75,6 +75,12 @@ class Diffusion:
         return getattr(self.process, "vocab", None) is not None
 
     @property
+    def symbols(self) -> int:
+        """What a site of a noisy state of tokens can hold: the tokens, and the mask or other noise states."""
+        vocab: int = self.process.vocab  # type: ignore[attr-defined]
+        return vocab + 1 if hasattr(self.process, "mask") else getattr(self.process, "states", vocab)
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         first = next((p for p in self.denoiser.parameters()), None)

@@ -77,7 +77,7 @@ class Tilt:
 
     def _as_value(self, value: Any) -> Value:
         if value is None:
-            return Completions() if is_discrete(self.diffusion.prior(1)) else PosteriorMean()
+            return Completions() if self.diffusion.is_tokens else PosteriorMean()
         if isinstance(value, type) and issubclass(value, Value):
             raise TypeError(f"value is the class {value.__name__}; expected an instance: {value.__name__}().")
         if isinstance(value, PosteriorMean) and value.decode == "soft":

@@ -173,8 +173,7 @@ class Doob(Steering):
     def _first_order(self, tilt: Tilt, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor | None]:
         """log h(y) from its gradient in the relaxed one-hot of x: `[B, L, K]`, V(x), and the clean estimate if made."""
         vocab: int = tilt.diffusion.process.vocab  # type: ignore[attr-defined]
-        symbols = max(vocab, int(tilt.diffusion.prior(1).max()) + 1)  # a masked state also holds the mask
-        slope, value, clean = gradient(tilt, one_hot(x, symbols), t)
+        slope, value, clean = gradient(tilt, one_hot(x, tilt.diffusion.symbols), t)
         own = slope.gather(-1, x.unsqueeze(-1))
         return (slope[..., :vocab] - own).double() + (value / tilt.alpha).reshape(-1, 1, 1), value, clean
 

@@ -69,7 +69,7 @@ def backprop(
     times = theta.times.tolist()
     x = theta.prior(n, generator=generator)
     if theta.is_tokens:
-        x = one_hot(x, states_of(theta), next(theta.denoiser.parameters()).dtype)
+        x = one_hot(x, theta.symbols, next(theta.denoiser.parameters()).dtype)
     total = torch.zeros(n, device=x.device, dtype=torch.float64)
     for k, (t, s) in enumerate(pairwise(times)):
         early = last is not None and k < len(times) - 1 - last
@@ -96,12 +96,6 @@ def scored(
         x, gained, kl = _take(_plain(theta, ref, t, s, _reseed(generator), cond), x, save_memory)
         log_prob, total = log_prob + gained, total + kl
     return Path(x, total, log_prob)
-
-
-def states_of(diffusion: Diffusion) -> int:
-    """Symbols that a site of a noisy state can hold."""
-    vocab: int = diffusion.process.vocab  # type: ignore[attr-defined]
-    return vocab + 1 if isinstance(diffusion.process, Masked) else vocab
 
 
 def divergence(

@@ -154,5 +154,12 @@ def test_the_same_seed_gives_the_same_samples(method, tilt):
     assert not torch.equal(one.x, other.x)
 
 
+@pytest.mark.parametrize("method", [SVDD(2), SMC(2, proposal=Doob()), Doob(), ImportanceResampling(2)], ids=str)
+def test_nothing_draws_from_the_global_generator(method, tilt):
+    before = torch.get_rng_state()
+    sample(method, replace(tilt, value=None) if isinstance(method, ImportanceResampling) else tilt)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_one_twisted_particle_is_doob(tilt):
     same(sample(SMC(1, proposal=Doob()), tilt, 6).x, sample(Doob(), tilt, 6).x)

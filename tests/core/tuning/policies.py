@@ -89,13 +89,6 @@ def distance(x: Tensor) -> Tensor:
     return -((x - 1) ** 2).sum(1)
 
 
-def gradient(value: Tensor, model: Diffusion) -> Tensor:
-    """The gradient of a 0-d value in the model's parameters, one vector."""
-    found = torch.autograd.grad(value, list(model.denoiser.parameters()), allow_unused=True)
-    parts = zip(found, model.denoiser.parameters(), strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts])
-
-
 def exact_elbo(world: MaskedWorld, model: Diffusion) -> Tensor:
     """The bound of every sequence `[K^L]`: mean over n of L / n times the mean over n masks of sum log p at masked sites."""
     length = world.length

@@ -14,7 +14,8 @@ from tiltflow.core.tuning.credit import best_weights, centred, softmax_weights
 from tiltflow.core.tuning.forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT, divergence
 from tiltflow.core.worlds import MaskedWorld
 
-from .policies import exact_elbo, gradient, seeded, small, tabular, tilted_logits
+from .policies import exact_elbo, seeded, small, tabular, tilted_logits
+from .tables import gradient
 
 WORLD = MaskedWorld(2, 3, seed=1, alpha=0.7)
 KINDS = ["masked", "uniform", "flow", "vp"]

@@ -15,7 +15,8 @@ from tiltflow.core.worlds import MaskedWorld
 from torch import Tensor
 
 from ..acceptance import accept_means
-from .policies import gradient, seeded, small, tabular, tilted_logits
+from .policies import seeded, small, tabular, tilted_logits
+from .tables import gradient
 
 MODELS = [
     ("masked", Ancestral()),

@@ -16,7 +16,8 @@ from tiltflow.core.worlds import MaskedWorld
 from torch import Tensor
 
 from ..acceptance import accept_means
-from .policies import exact_elbo, gradient, seeded, small, tabular, tilted_logits
+from .policies import exact_elbo, seeded, small, tabular, tilted_logits
+from .tables import gradient
 
 WORLD = MaskedWorld(3, 2, seed=1, alpha=0.7)
 

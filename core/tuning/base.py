@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,7 @@ class Tuning:
         accumulate: micro-batches a step, shared among processes. Their random numbers depend on the seed, the step and
             their own number only, so that one process with `accumulate=2` and two with 1 each compute the same.
         learning_rate: of AdamW (no weight decay), reached linearly over `warmup` steps.
+        final_rate: part of the learning rate that is left at the end, reached by a half cosine after the warmup; 1 keeps it.
         clip: largest gradient norm (inf: none).
         average: decay of the averaged weights that are returned, which starts faster (`training.warm`), or 0 for the last
             weights themselves.
@@ -74,6 +76,7 @@ class Tuning:
     accumulate: int = 1
     learning_rate: float = 1e-4
     warmup: int = 0
+    final_rate: float = 1.0
     clip: float = 1.0
     average: float = 0.0
 
@@ -87,9 +90,20 @@ class Tuning:
                 f"learning_rate={self.learning_rate}, clip={self.clip}, average={self.average}: expected the first two "
                 "positive and the last in [0, 1)."
             )
+        if not 0 <= self.final_rate <= 1 or self.warmup < 0:
+            raise ValueError(
+                f"final_rate={self.final_rate}, warmup={self.warmup}: expected a part in [0, 1] and at least 0 steps."
+            )
 
     def check(self, tilt: Tilt) -> None:
         """Raise ValueError for a tilt that this method cannot serve, before anything is computed."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of optimiser step `step` (from 0)."""
+        rise = self.warmup
+        part = (step - rise) / max(1, self.steps * self.updates - 1 - rise)
+        fall = (1 + math.cos(math.pi * min(1.0, max(0.0, part)))) / 2
+        return self.learning_rate * min(1.0, (step + 1) / max(1, rise)) * (self.final_rate + (1 - self.final_rate) * fall)
 
     @property
     def averages(self) -> dict[str, Decay]:
@@ -236,8 +250,7 @@ def _update(
             check_finite("loss", value, state.step)
             state.fabric.backward(loss.value / len(batches))
         facts.append({"loss": value, **loss.facts})
-    rate = method.learning_rate * min(1.0, (state.step + 1) / max(1, method.warmup))
-    norm = state.apply(rate, method.clip)
+    norm = state.apply(method.rate(state.step), method.clip)
     for name, decay in _averages(method).items():
         follow(state.roles[name].denoiser, state.theta.denoiser, decay(state.step))
     return state.mean(facts) | {"gradient": norm}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -47,6 +48,22 @@ class Counting(Tuning):
         self.log[0].append(("loss", float(torch.rand((), generator=generator)), batch, progress, behind))
         value = sum(p.sum() for p in roles.theta.denoiser.parameters())
         return Loss(value, {"behind": behind})
+
+
+def test_the_learning_rate_rises_and_falls_by_a_half_cosine():
+    method = Counting(steps=4, learning_rate=2.0, warmup=3, final_rate=0.1)  # 12 optimiser steps
+    rates = [method.rate(step) for step in range(12)]
+    assert rates[:3] == pytest.approx([2 / 3, 4 / 3, 2])
+    assert rates[3:] == pytest.approx([0.2 + 0.9 * (1 + math.cos(math.pi * k / 8)) for k in range(9)])
+    assert rates[-1] == pytest.approx(0.2)
+    constant = Counting(steps=4, learning_rate=2.0)
+    assert {constant.rate(step) for step in range(12)} == {2.0}
+
+
+@pytest.mark.parametrize("settings", [{"final_rate": 1.5}, {"final_rate": -0.1}, {"warmup": -1}])
+def test_rates_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match="final_rate="):
+        Counting(**settings)
 
 
 def test_a_round_is_collected_once_and_learnt_from_several_times():

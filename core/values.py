@@ -112,8 +112,10 @@ class Completions:
         else:
             clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
             completed = categorical(clean, u.repeat_interleave(copies, 1))
-        rewards = tilt.reward(completed.flatten(0, 1)).reshape(self.n, len(x))
-        return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 0), clean)
+        rewards = tilt.reward(completed.transpose(0, 1).flatten(0, 1)).reshape(
+            len(x), self.n
+        )  # those of a row together
+        return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 1), clean)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
 from .base import Loss, Progress, Tuning, fit, train
+from .conditions import Conditions, Labelled
+from .ctrl import CTRL, ClassifierFree
 from .forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT
 from .gradients import GumbelSoftmax, Reinforce
 from .observers import HeldOut, KeepBest, KLBudget
 from .policy_gradient import DDPO, GRPO, PolicyGradient
 from .preference import DiffusionDPO, Pairs
+from .published import PublishedDRAKES
 from .roles import Roles
+from .vard import VARD
 
 __all__ = [
+    "CTRL",
     "DDPO",
     "DRAKES",
     "EPG",
@@ -18,18 +23,23 @@ __all__ = [
     "RAM",
     "REFL",
     "RWR",
+    "VARD",
     "AlignProp",
     "Bounds",
+    "ClassifierFree",
+    "Conditions",
     "DiffusionDPO",
     "DiffusionNFT",
     "GumbelSoftmax",
     "HeldOut",
     "KLBudget",
     "KeepBest",
+    "Labelled",
     "Loss",
     "Pairs",
     "PolicyGradient",
     "Progress",
+    "PublishedDRAKES",
     "Reinforce",
     "RewardBackprop",
     "Roles",

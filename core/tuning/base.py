@@ -19,6 +19,7 @@ from ..diffusion import Diffusion, check_count
 from ..states import match_rows
 from ..tilt import Tilt
 from ..training import follow, warm
+from .conditions import Conditions
 from .roles import Decay, Roles, cast_roles
 from .state import KEPT, State, check_finite
 
@@ -69,6 +70,7 @@ class Tuning:
         clip: largest gradient norm (inf: none).
         average: decay of the averaged weights that are returned, which starts faster (`training.warm`), or 0 for the last
             weights themselves.
+        conditions: what every micro-batch draws its conditions from, beside those of the tilt (None: the tilt's alone).
     """
 
     steps: int = 500
@@ -79,6 +81,7 @@ class Tuning:
     final_rate: float = 1.0
     clip: float = 1.0
     average: float = 0.0
+    conditions: Conditions | None = None
 
     updates: ClassVar[int] = 1  # optimiser steps a round of collected samples is used for
 
@@ -188,8 +191,9 @@ def train(
 
 def _start(method: Tuning, tilt: Tilt, seed: int, checkpoint: str | Path | None, fabric: Any) -> tuple[State, Tilt]:
     """The state at the run's beginning or last checkpoint, and the tilt with its law and condition on the run's device."""
-    method.check(tilt)
-    match_rows(tilt.cond, method.batch)
+    example = _conditioned(tilt, method, torch.Generator().manual_seed(0))
+    method.check(example)
+    match_rows(example.cond, method.batch)
     roles = cast_roles(tilt.diffusion, _averages(method))
     fabric = _fabric(tilt.diffusion) if fabric is None else fabric
     if method.accumulate % fabric.world_size:
@@ -228,18 +232,32 @@ def _run(state: State, method: Tuning, tilt: Tilt, save_every: int) -> Iterator[
     while state.step < total and not state.stopped:
         number = state.step // method.updates
         with state.meter, torch.no_grad():
-            batches = {j: method.collect(tilt, state.roles, _generator(state.seed, number, j, 0)) for j in mine}
+            tilts = {j: _conditioned(tilt, method, _generator(state.seed, number, j, -1)) for j in mine}
+            batches = {j: method.collect(tilts[j], state.roles, _generator(state.seed, number, j, 0)) for j in mine}
         for update in range(method.updates):
             with state.meter:
-                facts = _update(state, method, tilt, batches, number, update, total)
+                facts = _update(state, method, tilts, batches, number, update, total)
             state.record(facts)
             yield Progress(state.step, total, facts, state.meter.cost, state.model, state.curve)
         if (number + 1) % save_every == 0 or state.step == total:
             state.save()
 
 
+def _conditioned(tilt: Tilt, method: Tuning, generator: torch.Generator) -> Tilt:
+    """The tilt under the conditions that a micro-batch draws."""
+    if method.conditions is None:
+        return tilt
+    return replace(tilt, cond=method.conditions.draw(method.batch, tilt.cond, tilt.diffusion.device, generator))
+
+
 def _update(
-    state: State, method: Tuning, tilt: Tilt, batches: dict[int, Any], number: int, update: int, total: int
+    state: State,
+    method: Tuning,
+    tilts: Mapping[int, Tilt],
+    batches: Mapping[int, Any],
+    number: int,
+    update: int,
+    total: int,
 ) -> dict[str, float]:
     """One optimiser step over all micro-batches of this process."""
     progress = state.step / max(1, total - 1)
@@ -247,7 +265,7 @@ def _update(
     for place, (j, batch) in enumerate(batches.items(), start=1):
         with state.unsynchronised(place < len(batches)):
             generator = _generator(state.seed, number, j, 1 + update)
-            loss = method.loss(tilt, state.roles, batch, generator, progress)
+            loss = method.loss(tilts[j], state.roles, batch, generator, progress)
             value = float(loss.value.detach())
             check_finite("loss", value, state.step)
             state.fabric.backward(loss.value / len(batches))

@@ -84,7 +84,7 @@ class Wanted:
 
 @pytest.mark.parametrize("method", [Doob(), SVDD(32), SMC(16, proposal=Doob())], ids=str)
 def test_each_sample_is_steered_toward_its_own_condition(method, generator):
-    denoiser = Denoiser(lambda x, t, cond: torch.zeros(*x.shape, 3), Subs(3))
+    denoiser = Denoiser(lambda x, t, cond: torch.zeros(*x.shape, 3), Subs(3), time_invariant=True)
     model = Diffusion(Masked(3), denoiser, (4,), sampler=FirstHitting())
     samples = method.sample(Tilt(model, Wanted(), 0.02, cond={"token": TOKENS}), 5, generator=generator(0))
     assert torch.equal(samples.x, TOKENS.expand(5, 4))

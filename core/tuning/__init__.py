@@ -1,5 +1,6 @@
 """Training-time methods: change the model until it is p*. One loop, and one file for each family of objectives."""
 
+from .adapters import LoRA, load_adapter, merged, save_adapter
 from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
 from .base import Loss, Progress, Tuning, fit, train
 from .forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT
@@ -26,6 +27,7 @@ __all__ = [
     "HeldOut",
     "KLBudget",
     "KeepBest",
+    "LoRA",
     "Loss",
     "Pairs",
     "PolicyGradient",
@@ -35,5 +37,8 @@ __all__ = [
     "Roles",
     "Tuning",
     "fit",
+    "load_adapter",
+    "merged",
+    "save_adapter",
     "train",
 ]

@@ -109,6 +109,9 @@ class LoRA:
                 _like_base(layer.lora_A[NAME], base)
             # The fused kernel of a TransformerEncoderLayer reads weights past the layers; it keeps off layers with hooks.
             layer.register_forward_pre_hook(_nothing)
+        for parameter in _own(network).values():
+            if parameter.dtype.itemsize < 4:  # small steps would be lost; peft's layers convert what comes in
+                parameter.data = parameter.data.float()
         network.eval()
 
 
@@ -165,7 +168,13 @@ def _kinds() -> str:
 
 def _inventory(network: nn.Module) -> str:
     """The types of the layers that hold weights."""
-    kinds = sorted({type(module).__name__ for module in network.modules() if any(module._parameters.values())})
+    kinds = sorted(
+        {
+            type(module).__name__
+            for module in network.modules()
+            if any(p is not None for p in module._parameters.values())
+        }
+    )
     return ", ".join(kinds) or "no layers with weights"
 
 

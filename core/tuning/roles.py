@@ -161,8 +161,6 @@ def around(estimator: Estimator, network: nn.Module, *, steady: bool = False) ->
             shell.__class__ = _Steady
     else:
         shell.denoiser = around(estimator.denoiser, network, steady=steady)  # type: ignore[arg-type]
-    if steady:
-        shell.time_invariant = False  # so that no estimate is taken from an earlier time
     return shell
 
 

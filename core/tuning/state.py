@@ -68,9 +68,10 @@ class State:
             return model if exact else replace(model, denoiser=around(model.denoiser, InPrecision(network, precision)))
 
         network = self.network if exact else InPrecision(self.network._forward_module, precision)
-        theta = around(running.theta.denoiser, network, steady=self._sharded)
-        averages = {name: within(model) for name, model in running.averages.items()}
-        return Roles(replace(running.theta, denoiser=theta), within(running.ref), averages)
+        theta = replace(running.theta, denoiser=around(running.theta.denoiser, network, steady=self._sharded))
+        if self._sharded:
+            theta.denoiser.time_invariant = False  # or estimates of rows that did not change would be taken again
+        return Roles(theta, within(running.ref), {name: within(model) for name, model in running.averages.items()})
 
     @property
     def model(self) -> Diffusion:

@@ -104,7 +104,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         total.update(f"{name} {flat.dtype} {tuple(tensor.shape)}".encode())
-        total.update(flat.view(torch.uint8).numpy())
+        total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
@@ -121,6 +121,7 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, sharded as `other` of the same shape is; all processes must take part."""
     if not hasattr(other, "full_tensor") or tensor.shape != other.shape:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(other, DTensor)
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)

@@ -47,12 +47,12 @@ class State:
         self.meter = Meter()
         self._low, self._sharded = LOW.get(fabric.strategy.precision.precision), is_sharded(fabric)
         running = lowered(roles, self._low) if self._low else roles
-        if self._sharded and not self._low:
+        if self._sharded:
             running = replace(roles, theta=replace(roles.theta, denoiser=copy.deepcopy(roles.theta.denoiser)))
         self.network = fabric.setup_module(innermost(running.theta.denoiser).network)
         self._trained = [p for p in self.network.parameters() if p.requires_grad]
         self._masters = [p for p in roles.theta.denoiser.parameters() if p.requires_grad]
-        moved = self._masters if self._low and not self._sharded else self._trained
+        moved = self._masters if self._low else self._trained
         optimiser = torch.optim.AdamW(moved, lr=learning_rate, weight_decay=0.0)
         self.optimiser = fabric.setup_optimizers(optimiser)
         self._running = running
@@ -94,7 +94,7 @@ class State:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        if self._low and not self._sharded:
+        if self._low:
             for master, p in zip(self._masters, self._trained, strict=True):
                 master.grad, p.grad = None if p.grad is None else p.grad.to(master.dtype), None
         norm = self.fabric.clip_gradients(self.network, self.optimiser, max_norm=clip, error_if_nonfinite=False)
@@ -103,7 +103,7 @@ class State:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
-        self._exchange(into_run=bool(self._low) and not self._sharded)
+        self._exchange(into_run=self._low is not None)
         return found
 
     @torch.no_grad()
@@ -253,6 +253,11 @@ def check_fabric(fabric: Any) -> None:
         raise ValueError(
             f"The strategy is {type(strategy).__name__}; expected a single device, DDPStrategy or, to shard weights, "
             "ModelParallelStrategy with torch's fully_shard."
+        )
+    if is_sharded(fabric) and precision in LOW:
+        raise ValueError(
+            f"precision is {precision!r} and weights are sharded: their small steps would be lost, since there are no master "
+            "weights of 32 bits then. Use 'bf16-mixed'."
         )
     if is_sharded(fabric) and strategy.device_mesh["tensor_parallel"].size() > 1:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The same training run in one process or several; the first writes the tuned weights.
 
-python ddp_job.py FILE PROCESSES [shard]
+python ddp_job.py FILE PROCESSES [copy|shard] [PRECISION]
 
 With `shard` the weights are spread over the processes. Every run is interrupted once and goes on from its checkpoint.
 """
@@ -87,13 +87,15 @@ def shard(network: torch.nn.Module, mesh: Any) -> torch.nn.Module:
 
 def main() -> None:
     path, processes = Path(sys.argv[1]), int(sys.argv[2])
-    if sys.argv[3:] == ["shard"]:
-        strategy = ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
-        fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy)
+    precision: Any = sys.argv[4] if len(sys.argv) > 4 else "32-true"
+    if sys.argv[3:4] == ["shard"]:
+        sharding = ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
+        fabric = Fabric(accelerator="cpu", devices=processes, strategy=sharding, precision=precision)
         fabric.launch()
         work(fabric, path)
         return
-    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_fork" if processes > 1 else "auto")
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy, precision=precision)
     fabric.launch(work, path)
 
 

@@ -255,6 +255,7 @@ def pretended(strategy: str, tensor_parallel: int = 1, precision: str = "32-true
         (pretended("DeepSpeedStrategy"), METHOD, "strategy is DeepSpeedStrategy"),
         (pretended("ModelParallelStrategy", 2), METHOD, "tensor_parallel_size is 2; expected 1"),
         (pretended("DDPStrategy", precision="16-mixed"), METHOD, "precision is '16-mixed'"),
+        (pretended("ModelParallelStrategy", precision="bf16-true"), METHOD, "weights are sharded: .* Use 'bf16-mixed'"),
         (pretended("ModelParallelStrategy"), GRPO(batch=8, stride=2), "GRPO draws anew .* Use DDP, or stride=1"),
     ],
 )

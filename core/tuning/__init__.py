@@ -1,5 +1,6 @@
 """Training-time methods: change the model until it is p*. One loop, and one file for each family of objectives."""
 
+from .adapters import LoRA, load_adapter, merged, save_adapter
 from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
 from .base import Loss, Progress, Tuning, fit, train
 from .conditions import Conditions, Labelled
@@ -35,6 +36,7 @@ __all__ = [
     "KLBudget",
     "KeepBest",
     "Labelled",
+    "LoRA",
     "Loss",
     "Pairs",
     "PolicyGradient",
@@ -45,5 +47,8 @@ __all__ = [
     "Roles",
     "Tuning",
     "fit",
+    "load_adapter",
+    "merged",
+    "save_adapter",
     "train",
 ]

@@ -12,11 +12,10 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from .denoiser import Estimator
+from .denoiser import Estimator, around, innermost
 from .diffusion import Diffusion
 from .networks.conditioned import Conditioned
 from .states import log_normalise, match_rows
-from .tuning.roles import around, innermost
 
 
 def add_condition(

@@ -44,7 +44,7 @@ def tuning_problems(parts: Mapping[str, Any], config: Mapping[str, Any], ban: ob
 
 def _adapter_problems(parts: Mapping[str, Any]) -> list[Problem]:
     """Whether the adapter fits the domain's network."""
-    from .core.tuning.roles import innermost
+    from .core.denoiser import innermost
 
     adapter = parts["method"].adapter
     if adapter is None or "domain" not in parts:

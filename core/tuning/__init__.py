@@ -11,7 +11,7 @@ from .observers import HeldOut, KeepBest, KLBudget
 from .policy_gradient import DDPO, GRPO, PolicyGradient
 from .preference import DiffusionDPO, Pairs
 from .published import PublishedDRAKES
-from .roles import Roles
+from .roles import Guidance, Roles
 from .vard import VARD
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Conditions",
     "DiffusionDPO",
     "DiffusionNFT",
+    "Guidance",
     "GumbelSoftmax",
     "HeldOut",
     "KLBudget",

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import around, innermost
 from ..diffusion import Diffusion, check_count
 from ..storage import StorageError, load_tensors, save_tensors
 from ..training import fingerprint
-from .roles import around, innermost, on_shared_weights
+from .roles import on_shared_weights
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 NAME = "default"  # what peft calls an adapter that nobody named

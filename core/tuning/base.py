@@ -15,12 +15,13 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from ..cost import Cost
+from ..denoiser import innermost
 from ..diffusion import Diffusion, check_count
 from ..states import match_rows
 from ..tilt import Tilt
 from ..training import warm
 from .conditions import Conditions
-from .roles import Adapter, Decay, Roles, cast_roles, innermost
+from .roles import Adapter, Decay, Guidance, Roles, cast_roles, guided
 from .state import KEPT, State, check_fabric, check_finite, is_sharded
 
 
@@ -70,6 +71,8 @@ class Tuning:
         clip: largest gradient norm (inf: none).
         average: decay of the averaged weights that are returned, which starts faster (`training.warm`), or 0 for the last
             weights themselves.
+        guidance: roles that are asked under classifier-free guidance, each at its own strength: "theta", "ref", or an average
+            such as "old". What is returned is the model itself, to be guided as one likes.
         conditions: what every micro-batch draws its conditions from, beside those of the tilt (None: the tilt's alone).
         adapter: None trains all weights, or those that require gradients where some do not; `LoRA` trains low-rank
             adapters beside them. What is not trained is held once, by all roles, the given model and the returned one.
@@ -83,6 +86,7 @@ class Tuning:
     final_rate: float = 1.0
     clip: float = 1.0
     average: float = 0.0
+    guidance: Mapping[str, Guidance] = field(default_factory=dict)
     conditions: Conditions | None = None
     adapter: Any = None
 
@@ -250,6 +254,10 @@ def check_run(method: Tuning, tilt: Tilt) -> None:
             f"{name} needs the role {missing[0]!r}, and there are only {', '.join(['theta', 'ref', *averages])}. Give its "
             "decay in `averages`."
         )
+    unguided = method.guidance.keys() - {"theta", "ref", *averages}
+    if unguided:
+        there = ", ".join(["theta", "ref", *averages])
+        raise ValueError(f"{name} has no role {min(unguided)!r} that could be guided; there are {there}.")
     method.check(tilt)
     match_rows(tilt.cond, method.batch)
     if method.adapter is not None:
@@ -294,10 +302,11 @@ def _run(state: State, method: Tuning, tilt: Tilt, save_every: int) -> Iterator[
         number = state.step // method.updates
         with state.meter, torch.no_grad():
             tilts = {j: _conditioned(tilt, method, _generator(state.seed, number, j, -1)) for j in mine}
-            batches = {j: method.collect(tilts[j], state.roles, _generator(state.seed, number, j, 0)) for j in mine}
+            roles = guided(state.roles, method.guidance)
+            batches = {j: method.collect(tilts[j], roles, _generator(state.seed, number, j, 0)) for j in mine}
         for update in range(method.updates):
             with state.meter:
-                facts = _update(state, method, tilts, batches, number, update, total)
+                facts = _update(state, method, roles, tilts, batches, number, update, total)
             state.record(facts)
             yield Progress(state.step, total, facts, state.meter.cost, state.model, state.curve)
         if (number + 1) % save_every == 0 or state.step == total:
@@ -314,6 +323,7 @@ def _conditioned(tilt: Tilt, method: Tuning, generator: torch.Generator) -> Tilt
 def _update(
     state: State,
     method: Tuning,
+    roles: Roles,
     tilts: Mapping[int, Tilt],
     batches: Mapping[int, Any],
     number: int,
@@ -326,7 +336,7 @@ def _update(
     for place, (j, batch) in enumerate(batches.items(), start=1):
         with state.unsynchronised(place < len(batches)):
             generator = _generator(state.seed, number, j, 1 + update)
-            loss = method.loss(tilts[j], state.roles, batch, generator, progress)
+            loss = method.loss(tilts[j], roles, batch, generator, progress)
             value = float(loss.value.detach())
             check_finite("loss", value, state.step)
             state.fabric.backward(state.attached(loss.value) / len(batches))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..denoiser import Denoiser, Estimator
+from ..denoiser import Estimator, innermost
 from ..diffusion import Diffusion
-from ..states import per_sample
+from ..guidance import guide
 
 Decay = Callable[[int], float]  # optimiser step (from 1) -> share of the average that stays; 0 copies theta
 
@@ -50,6 +49,29 @@ class Adapter(Protocol):
     def attach(self, network: nn.Module, seed: int) -> None:
         """Put them into `network`, in place, so that it still gives the same; freeze all else."""
         ...
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of a role: what it is asked is `guide(role, strength, drop=drop)`.
+
+    Args:
+        strength: 1 is the role as it is. drop: conditions that its base does not see.
+    """
+
+    strength: float
+    drop: Sequence[str]
+
+
+def guided(roles: Roles, guidance: Mapping[str, Guidance]) -> Roles:
+    """The roles under the guidance that is asked for, by name; it costs them a second forward row."""
+
+    def under(name: str, model: Diffusion) -> Diffusion:
+        found = guidance.get(name)
+        return model if found is None else guide(model, found.strength, drop=found.drop)
+
+    averages = {name: under(name, model) for name, model in roles.averages.items()}
+    return Roles(under("theta", roles.theta), under("ref", roles.ref), averages)
 
 
 def cast_roles(
@@ -127,51 +149,3 @@ def _copy(denoiser: Estimator, shared: Iterable[nn.Parameter]) -> Estimator:
     """A copy in evaluation mode; `shared` parameters become `Shared` ones on the same memory, and keep it until moved."""
     memo: dict[int, Any] = {id(p): Shared(p.detach(), requires_grad=False) for p in shared}
     return copy.deepcopy(denoiser, memo).eval()
-
-
-def innermost(estimator: nn.Module) -> Denoiser:
-    """The denoiser inside whatever restricts or guides it.
-
-    Raises:
-        ValueError: there is none, so that it is not known which network is meant.
-    """
-    while not isinstance(estimator, Denoiser):
-        inside = getattr(estimator, "denoiser", None)
-        if not isinstance(inside, nn.Module):
-            raise ValueError(
-                f"There is nothing to train: a {type(estimator).__name__} holds no Denoiser. Wrap the network in one: "
-                "Denoiser(network, parameterisation)."
-            )
-        estimator = inside
-    return estimator
-
-
-def around(estimator: Estimator, network: nn.Module, *, steady: bool = False) -> Estimator:
-    """The same estimator with another network inside, which synchronises gradients and sets the precision. Nothing is
-    copied: weights stay shared.
-
-    Args:
-        steady: ask the network for every row at every call (see `_Steady`).
-    """
-    shell = copy.copy(estimator)
-    shell._modules = dict(estimator._modules)
-    if isinstance(shell, Denoiser):
-        shell.network = network
-        if steady:
-            shell.__class__ = _Steady
-    else:
-        shell.denoiser = around(estimator.denoiser, network, steady=steady)  # type: ignore[arg-type]
-    return shell
-
-
-class _Steady(Denoiser):
-    """A denoiser whose network is called as often in every process, whatever the states are: where each call gathers
-    sharded weights, a process that skips one leaves the others waiting."""
-
-    def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
-        clean = self._estimate(x, per_sample(t, x), cond)
-        settled = self.parameterisation.settled(x)
-        if settled is None or not bool(settled.any()):
-            return clean
-        rows = settled.reshape(-1, *[1] * (clean.ndim - 1))
-        return torch.where(rows, self.parameterisation.settled_clean(x).to(clean), clean)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cost import Cost, Meter
+from ..denoiser import around, innermost
 from ..diffusion import Diffusion
 from ..storage import StorageError, load_tensors, save_tensors
 from ..training import check_owner, fingerprint, follow, like, pack, unpack, whole
-from .roles import Roles, Shared, around, frozen, innermost
+from .roles import Roles, Shared, frozen
 
 KEPT = "kept"  # the average whose weights are returned, where there is one
 #: Precisions in which the run's weights have fewer bits than the plain ones.

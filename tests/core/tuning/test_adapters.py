@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs, Tilt
+from tiltflow.core.denoiser import innermost
 from tiltflow.core.networks import ConvDenoiser
 from tiltflow.core.processes import Masked
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
@@ -23,7 +24,7 @@ from tiltflow.core.tuning import (
     save_adapter,
 )
 from tiltflow.core.tuning.adapters import adapters
-from tiltflow.core.tuning.roles import cast_roles, frozen, innermost
+from tiltflow.core.tuning.roles import cast_roles, frozen
 from torch import Tensor, nn
 
 from .policies import small

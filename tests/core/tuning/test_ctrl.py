@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs, Tilt, add_condition, given, guide
+from tiltflow.core.denoiser import innermost
 from tiltflow.core.paths import FlowMatching
 from tiltflow.core.processes import Gaussian, Masked
 from tiltflow.core.samplers import Ancestral, FirstHitting
-from tiltflow.core.tuning import CTRL, ClassifierFree, Conditions, GumbelSoftmax, HeldOut, Labelled, Reinforce, fit
-from tiltflow.core.tuning.roles import innermost
+from tiltflow.core.tuning import (
+    CTRL,
+    ClassifierFree,
+    Conditions,
+    Guidance,
+    GumbelSoftmax,
+    HeldOut,
+    Labelled,
+    Loss,
+    Reinforce,
+    Tuning,
+    fit,
+)
 from tiltflow.core.worlds import MaskedWorld, total_variation
 from torch import nn
 
@@ -283,3 +295,41 @@ def test_the_mean_of_numbers_under_a_condition():
     target = float((weight * grid).sum() / weight.sum())
     assert mean(tuned, 1) == pytest.approx(target, abs=0.15)
     assert mean(tuned, 0) == pytest.approx(-target, abs=0.15)
+
+
+@dataclass(frozen=True)
+class Asking(Tuning):
+    """Keeps what the roles answer, and moves theta."""
+
+    answers: list = field(default_factory=list)
+
+    @property
+    def averages(self):
+        return {"old": lambda step: 0.0}
+
+    def loss(self, tilt, roles, batch, generator, progress):
+        x = roles.theta.prior(2, generator=generator)
+        found = {name: roles[name].clean(x, 0.5, tilt.cond) for name in ("theta", "old", "ref")}
+        self.answers.append({name: clean.detach() for name, clean in found.items()})
+        return Loss(found["theta"][..., 0].mean())
+
+
+def test_roles_are_guided_each_at_its_own_strength():
+    """All roles are equal at first, so that each answers as the pretrained model guided by its own strength."""
+    torch.manual_seed(1)
+    model = add_condition(pretrained(), {"y": CLASSES})
+    with torch.no_grad():
+        for parameter in model.denoiser.network.modulate.parameters():
+            parameter.normal_(generator=seeded(4))
+    cond = {"y": torch.tensor([1])}
+    method = Asking(steps=2, batch=2, guidance={"old": Guidance(2.0, ["y"]), "ref": Guidance(0.0, ["y"])})
+    tuned = method.fit(Tilt(model, Table(), 1.0, cond=cond), generator=seeded())
+    x = model.prior(2)
+    expected = {"theta": model, "old": guide(model, 2.0, drop=["y"]), "ref": guide(model, 0.0, drop=["y"])}
+    for name, one in expected.items():
+        assert torch.allclose(method.answers[0][name], one.clean(x, 0.5, cond), atol=1e-12)
+    assert torch.allclose(method.answers[1]["ref"], method.answers[0]["ref"], atol=1e-12)
+    assert float((method.answers[1]["old"] - method.answers[0]["old"]).abs().max()) > 1e-6  # it follows theta
+    assert isinstance(tuned.denoiser, Denoiser)  # what is returned is not guided
+    with pytest.raises(ValueError, match="no role 'ema' that could be guided; there are theta, ref, old"):
+        replace(method, guidance={"ema": Guidance(2.0, ["y"])}).fit(Tilt(model, Table(), 1.0, cond=cond))

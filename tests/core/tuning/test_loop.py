@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs, Tilt
+from tiltflow.core.denoiser import innermost
 from tiltflow.core.processes import Masked
 from tiltflow.core.training import warm
 from tiltflow.core.tuning import (
@@ -27,7 +28,6 @@ from tiltflow.core.tuning import (
     fit,
     train,
 )
-from tiltflow.core.tuning.roles import innermost
 
 from .tables import TableReward, masked
 

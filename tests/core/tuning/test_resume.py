@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiltflow.core.denoiser import innermost
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
 from tiltflow.core.tuning import LoRA, fit, train
-from tiltflow.core.tuning.roles import innermost
 from tiltflow.core.tuning.state import digest
 
 from . import resume_job

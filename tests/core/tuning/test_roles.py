@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs, Tilt
-from tiltflow.core.denoiser import Estimator
+from tiltflow.core.denoiser import Estimator, around, innermost
 from tiltflow.core.networks import ConvDenoiser
 from tiltflow.core.processes import Masked
 from tiltflow.core.training import follow
 from tiltflow.core.tuning import DRAKES, LoRA, Reinforce
-from tiltflow.core.tuning.roles import around, cast_roles, frozen, innermost, trainable
+from tiltflow.core.tuning.roles import cast_roles, frozen, trainable
 from tiltflow.core.worlds import MaskedWorld
 
 from .tables import masked

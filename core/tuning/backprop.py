@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..diffusion import check_count
-from ..samplers import Ancestral, complete
+from ..samplers import complete
 from ..tilt import Tilt
 from .base import Loss, Tuning
+from .checks import need_density, need_gradients, need_steps
 from .credit import LeaveOneOut, group_size
 from .gradients import GumbelSoftmax, Reinforce
 from .roles import Roles
@@ -51,19 +52,20 @@ class RewardBackprop(Tuning):
         name, sampler = type(self).__name__, tilt.diffusion.sampler
         if isinstance(self.estimator, Reinforce):
             need_steps(tilt, f"{name} with Reinforce", noise=True)
+            need_density(tilt, f"{name} with Reinforce")
             group_size(self.batch, tilt.cond, None, "Reinforce")
             return
-        if tilt.diffusion.is_tokens and sampler != Ancestral():
-            raise ValueError(
-                f"{name} backpropagates through plain ancestral steps, not through {sampler}. Use Ancestral(), or "
-                "estimator=Reinforce(), which needs only draws and their log-probabilities."
-            )
         need_steps(tilt, name)
         if self.kl and not sampler.stochastic:
             raise ValueError("The steps of an ODE have no divergence from each other: use kl=False or Ancestral().")
         tilt.require("differentiable", name)
         if tilt.diffusion.is_tokens:
             tilt.require("relaxed", name)
+        need_gradients(tilt, name)
+
+    @property
+    def even(self) -> bool:
+        return not self.random_last
 
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
         if isinstance(self.estimator, Reinforce):
@@ -100,14 +102,6 @@ def facts(tilt: Tilt, reward: Tensor, kl: Tensor) -> dict[str, float]:
     """What every run records: mean reward, path divergence in nats, and their balance J."""
     r, d = float(reward.detach().mean()), float(kl.detach().mean())
     return {"reward": r, "kl": d, "objective": r - tilt.alpha * d}
-
-
-def need_steps(tilt: Tilt, name: str, *, noise: bool = False) -> None:
-    """Raise ValueError unless the sampler gives transitions (`noise`: random ones)."""
-    sampler = tilt.diffusion.sampler
-    if not sampler.single_step or (noise and not sampler.stochastic):
-        lack = "several estimates a step" if not sampler.single_step else "steps without noise, which have no density"
-        raise ValueError(f"{name} follows the sampler step by step, and {sampler} has {lack}. Use Ancestral().")
 
 
 @dataclass(frozen=True)
@@ -161,6 +155,10 @@ class REFL(AlignProp):
                 f"REFL(kl={self.kl}, late={self.late}, estimator={self.estimator}): expected kl=False, 0 < late <= 1, and no "
                 "Reinforce, since the reward's gradient is what it learns from."
             )
+
+    @property
+    def even(self) -> bool:
+        return False  # the late step is drawn
 
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
         theta, times = roles.theta, roles.theta.times

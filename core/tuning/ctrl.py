@@ -13,8 +13,9 @@ from ..states import match_rows
 from ..tilt import Tilt, is_conditional
 from .backprop import RewardBackprop
 from .base import Loss, Tuning
+from .checks import need_bounds
 from .conditions import Labelled
-from .forward import Bounds, need_bounds
+from .forward import Bounds
 from .roles import Roles
 
 

@@ -22,6 +22,7 @@ from ..processes.gaussian import Gaussian, Reweighted, Weighting
 from ..states import match_rows
 from ..tilt import Tilt
 from .base import Loss, Tuning
+from .checks import need_bounds
 from .credit import Credit, Normalised, best_weights, centred, group_size, softmax_weights
 from .roles import Decay, Roles
 
@@ -111,19 +112,6 @@ def divergence(process: Any, theta: Tensor, other: Tensor, x: Tensor, t: Tensor)
     mine, rates = process.rates(theta, x, t), process.rates(other, x, t)
     gap = rates.clamp(min=1e-300).log() - mine.clamp(min=1e-300).log()
     return (mine - rates + rates * gap).sum((1, 2))
-
-
-def need_bounds(tilt: Tilt, name: str) -> None:
-    """Raise ValueError unless samples can be noised again as the process does, with a divergence between estimates."""
-    diffusion = tilt.diffusion
-    if not isinstance(diffusion.process, Gaussian) and not hasattr(diffusion.process, "rates"):
-        raise ValueError(
-            f"{name} takes Gaussian processes and tokens with rates, not {type(diffusion.process).__name__}."
-        )
-    if diffusion.start is not None:
-        raise ValueError(
-            f"{name} noises every site, and some are fixed here. Tune without fixed sites, and fix them after."
-        )
 
 
 @dataclass(frozen=True)

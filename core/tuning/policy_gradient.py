@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -12,11 +11,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..diffusion import Diffusion, check_count
-from ..processes.product import Product
-from ..samplers import Confidence
 from ..tilt import Tilt
-from .backprop import facts, need_steps
+from .backprop import facts
 from .base import Loss, Tuning
+from .checks import need_density, need_steps
 from .credit import Credit, LeaveOneOut, Normalised, group_size
 from .roles import Roles
 
@@ -97,6 +95,10 @@ class GRPO(Tuning):
                 f"stride={self.stride} for {len(tilt.diffusion.times) - 1} steps: some rounds would have none."
             )
         group_size(self.batch, tilt.cond, self.group, name)
+
+    @property
+    def even(self) -> bool:
+        return self.stride == 1  # else the first step is drawn
 
     def collect(self, tilt: Tilt, roles: Roles, generator: torch.Generator) -> Trajectories:
         path = self._roll(tilt, roles, generator)
@@ -195,21 +197,6 @@ def clipped(gain: Tensor, advantage: Tensor, epsilon: float, sites: int = 0) -> 
     ratio = (gain / scale).clamp(-20, 20).exp()  # beyond, the clip holds anyway, and inf would not be a number for long
     plain, cut = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
     return scale * torch.minimum(plain, cut), cut < plain
-
-
-def need_density(tilt: Tilt, name: str) -> None:
-    """Raise ValueError unless steps of two models have densities that can be compared."""
-    diffusion, sampler = tilt.diffusion, tilt.diffusion.sampler
-    if isinstance(diffusion.process, Product):
-        raise ValueError(
-            f"{name} takes models of tokens or of numbers, not joint states: their last step is partly fixed."
-        )
-    if isinstance(sampler, Confidence):
-        raise ValueError(
-            f"{name} compares steps of two models, and {sampler} fixes sites by the model. Use Ancestral()."
-        )
-    if not math.isclose(getattr(sampler, "top_p", 1.0), 1.0):
-        raise ValueError(f"{name} needs steps that every model can take, and top_p cuts some off. Use top_p=1.")
 
 
 def _attached(value: Tensor, theta: Diffusion) -> Tensor:

@@ -13,9 +13,10 @@ from ..diffusion import check_count
 from ..states import index_tree, match_rows
 from ..tilt import Tilt
 from .base import Loss, Tuning
+from .checks import need_bounds
 from .conditions import digest
 from .credit import group_size
-from .forward import Bounds, need_bounds
+from .forward import Bounds
 from .roles import Roles
 
 Link = Literal["sigmoid", "ipo", "hinge", "regression"]

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..diffusion import check_count
 from ..processes.product import Product
-from ..samplers import Ancestral, denoise
+from ..samplers import denoise
 from ..states import one_hot
 from ..tilt import Tilt
 from ..values import Given, PosteriorMean
-from .backprop import facts, need_steps
+from .backprop import facts
 from .base import Loss, Tuning
+from .checks import need_gradients, need_steps
 from .gradients import GumbelSoftmax
 from .roles import Roles
 from .rollouts import one_step
@@ -65,8 +66,7 @@ class VARD(Tuning):
         need_steps(tilt, "VARD")
         if isinstance(diffusion.process, Product):
             raise ValueError("VARD takes models of tokens or of numbers, not joint states.")
-        if diffusion.is_tokens and diffusion.sampler != Ancestral():
-            raise ValueError(f"VARD takes gradients through plain ancestral steps, not through {diffusion.sampler}.")
+        need_gradients(tilt, "VARD")
         if self.kl and not diffusion.sampler.stochastic:
             raise ValueError("The steps of an ODE have no divergence from each other: use kl=False or Ancestral().")
         if self.stride > len(diffusion.times) - 1:
@@ -91,6 +91,10 @@ class VARD(Tuning):
         if not value.requires_grad:
             states = "relaxed tokens [B, L, S]" if diffusion.is_tokens else "states"
             raise ValueError(f"The value {tilt.value.function} has no gradient in {states}. {fix}")
+
+    @property
+    def even(self) -> bool:
+        return self.stride == 1  # else the first step is drawn
 
     def collect(self, tilt: Tilt, roles: Roles, generator: torch.Generator) -> Visited:
         theta = roles.theta

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiltflow.core.samplers import DDIM, Ancestral, FirstHitting
+from tiltflow.core import Denoiser, Subs
+from tiltflow.core.samplers import DDIM, Ancestral, Confidence, FirstHitting
 from tiltflow.core.tuning import DRAKES, REFL, AlignProp, GumbelSoftmax, Reinforce
 from tiltflow.core.tuning.roles import trainable
 
+from .policies import small
 from .tables import masked, mixture, uniform
 
 
@@ -21,6 +23,21 @@ def black_box(x):
     return x.double().sum(tuple(range(1, x.ndim)))
 
 
+def otherwise():
+    """A tilt whose network sees nothing in relaxed states."""
+
+    class Blind(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+        def forward(self, x, t):
+            return (self.out if x.is_floating_point() else self.out.flip(0)).expand(*x.shape[:2], 3)
+
+    _, tilt = masked()
+    return replace(tilt, diffusion=replace(tilt.diffusion, denoiser=Denoiser(Blind(), Subs(3))))
+
+
 REFUSED = {
     "a black-box reward": (lambda: replace(masked()[1], reward_function=black_box), DRAKES(), "differentiable"),
     "first hitting": (lambda: masked(sampler=FirstHitting())[1], DRAKES(), "plain ancestral"),
@@ -29,6 +46,18 @@ REFUSED = {
     "tokens": (lambda: masked()[1], AlignProp(), "AlignProp tunes models of continuous states"),
     "tokens at ReFL": (lambda: masked()[1], REFL(), "REFL tunes models of continuous states"),
     "an ODE with a divergence": (lambda: mixture(sampler=DDIM(eta=0.0))[1], AlignProp(), "kl=False"),
+    "a network of tokens alone": (
+        lambda: replace(small("masked"), reward_function=masked()[1].reward_function),
+        DRAKES(),
+        "and it takes none",
+    ),
+    "a network that reads relaxed tokens otherwise": (otherwise, DRAKES(), "answers otherwise"),
+    "no density": (lambda: masked(sampler=Confidence())[1], DRAKES(estimator=Reinforce()), "fixes sites by the model"),
+    "steps that not all can take": (
+        lambda: masked(sampler=Ancestral(top_p=0.9))[1],
+        DRAKES(estimator=Reinforce()),
+        "top_p cuts some off",
+    ),
     "one sample": (lambda: masked()[1], DRAKES(batch=1, estimator=Reinforce()), "at least 2"),
 }
 

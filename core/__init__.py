@@ -1,7 +1,7 @@
 """The domain-agnostic core: tensors in, tensors out."""
 
 from . import networks, parameterisations, particles, paths, processes, samplers, schedules, tuning, worlds
-from .classifier import Classifier, fit_classifier
+from .classifier import Classifier, ClassifierFit, fit_classifier
 from .cost import Cost, Meter
 from .denoiser import Denoiser
 from .diffusion import Diffusion
@@ -24,6 +24,7 @@ __all__ = [
     "BestOfN",
     "CategoricalTransition",
     "Classifier",
+    "ClassifierFit",
     "Completions",
     "Conditions",
     "Cost",

@@ -15,11 +15,19 @@ pytestmark = pytest.mark.skipif(not README.is_file(), reason="only the repositor
 
 def test_the_python_blocks_run_in_order(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     script = tmp_path / "readme.py"
-    script.write_text(
-        "\n".join(blocks).replace("n=64", "n=2").replace("candidates=8", "candidates=2"), encoding="utf-8"
-    )
+    code = "\n".join(blocks)
+    for large, little in {
+        "n=64": "n=2",
+        "candidates=8": "candidates=2",
+        "steps=16": "steps=3",
+        "steps=100, batch=32": "steps=1, batch=4",
+        "generator=generator)": "generator=generator, settings=ClassifierFit(steps=3))",
+    }.items():
+        assert large in code
+        code = code.replace(large, little)
+    script.write_text(f"from tiltflow.core import ClassifierFit\n{code}", encoding="utf-8")
     done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "designs.fasta").read_text().count(">") == 2

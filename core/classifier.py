@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from .diffusion import check_count
-from .training import follow, warm
+from .training import follow, half_cosine, warm
 from .tuning.conditions import Labelled
 
 
@@ -215,8 +215,9 @@ def _train(
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     average, best, least = copy.deepcopy(network).eval(), copy.deepcopy(network), math.inf
     for step, batch in enumerate(_batches(len(learn), settings, generator)):
+        part = step / settings.steps
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * _rate(step / settings.steps)
+            group["lr"] = settings.learning_rate * min(1.0, 10 * part + 0.01) * half_cosine(part)
         loss = cross_entropy(network(learn.x[batch]), learn.labels[name][batch])
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"The loss is {float(loss)} at step {step}. Lower the learning rate.")
@@ -240,10 +241,6 @@ def _batches(count: int, settings: ClassifierFit, generator: torch.Generator) ->
             order = torch.cat([order, torch.randperm(count, generator=generator)])
         yield order[: settings.batch]
         order = order[settings.batch :]
-
-
-def _rate(part: float) -> float:
-    return min(1.0, 10 * part + 0.01) * (1 + math.cos(math.pi * part)) / 2
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .diffusion import Diffusion, check_count
 from .storage import StorageError, load_tensors, save_tensors
-from .training import check_owner, follow, pack, unpack, warm
+from .training import check_owner, follow, half_cosine, pack, unpack, warm
 
 Batches = Callable[[int, torch.Generator], Tensor]
 VALIDATION_DRAWS = 2  # noise levels behind the NELBO of each sample, at every validation the same
@@ -51,7 +51,7 @@ class Pretraining:
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         fraction = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
+        return self.learning_rate * half_cosine(fraction, final=0.01)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,11 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 def warm(decay: float, step: int) -> float:
     """An average that starts faster: min(decay, (1 + step) / (10 + step)), so that it soon forgets where it began."""
     return min(decay, (1 + step) / (10 + step))
+
+
+def half_cosine(part: float, final: float = 0.0) -> float:
+    """From 1 at the part 0 of a training down to `final` at 1, by a half cosine; parts outside count as the nearest end."""
+    return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, max(0.0, part)))) / 2
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

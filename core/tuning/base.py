@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from ..denoiser import innermost
 from ..diffusion import Diffusion, check_count
 from ..states import match_rows
 from ..tilt import Tilt
-from ..training import warm
+from ..training import half_cosine, warm
 from .conditions import Conditions
 from .roles import Adapter, Decay, Guidance, Roles, cast_roles, guided
 from .state import KEPT, State, check_fabric, check_finite, is_sharded
@@ -114,12 +113,9 @@ class Tuning:
 
     def rate(self, step: int) -> float:
         """The learning rate of optimiser step `step` (from 0)."""
-        rise = self.warmup
-        part = (step - rise) / max(1, self.steps * self.updates - 1 - rise)
-        fall = (1 + math.cos(math.pi * min(1.0, max(0.0, part)))) / 2
-        return (
-            self.learning_rate * min(1.0, (step + 1) / max(1, rise)) * (self.final_rate + (1 - self.final_rate) * fall)
-        )
+        part = (step - self.warmup) / max(1, self.steps * self.updates - 1 - self.warmup)
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        return self.learning_rate * rise * half_cosine(part, self.final_rate)
 
     @property
     def averages(self) -> dict[str, Decay]:

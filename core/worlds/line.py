@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -82,10 +82,14 @@ def walk(
         yield law
 
 
-def path_kl(model: Diffusion, ref: Diffusion, bounds: Bounds, points: int) -> Tensor:
-    """KL(path of the model || path of the reference), 0-d nats, as trainers count it (`tuning.rollouts.divergence`)."""
+def path_kl(model: Diffusion, ref: Diffusion, laws: Sequence[Intervals]) -> Tensor:
+    """KL(path of the model || path of the reference), 0-d nats, as trainers count it (`tuning.rollouts.divergence`).
+
+    Args:
+        laws: the model's, as `walk` gives them.
+    """
     total = torch.zeros((), dtype=torch.float64)
-    for (t, s), law in zip(pairwise(model.times.tolist()), walk(model, bounds, points), strict=False):
+    for (t, s), law in zip(pairwise(model.times.tolist()), laws, strict=False):
         x = law.middles.unsqueeze(1)
         total = total + law.mass @ divergence(model, model.transition(x, t, s), ref, x, t, s)
     return total

@@ -300,9 +300,9 @@ class MixtureWorld:
         Differentiable in the model's parameters. On `points` intervals within `bounds`: models that leave them, as those
         that are trained without a divergence may, are seen at their ends. One coordinate and single-step samplers only.
         """
-        law = self._push(model, points)
-        mean = law.mass @ self.reward(law.middles.unsqueeze(1))
-        return mean - tilt.alpha * path_kl(model, tilt.diffusion, self.bounds, points)
+        laws = self._walk(model, points)
+        mean = laws[-1].mass @ self.reward(laws[-1].middles.unsqueeze(1))
+        return mean - tilt.alpha * path_kl(model, tilt.diffusion, laws)
 
     @torch.no_grad()
     def gap(self, model: Diffusion, tilt: Tilt, *, points: int = 300) -> float:
@@ -313,6 +313,14 @@ class MixtureWorld:
         """
         return self._largest(tilt, points) - float(self.objective(model, tilt, points=points))
 
+    def _walk(self, model: Diffusion, points: int) -> list[Intervals]:
+        """The model's laws at all of its times."""
+        if self.size != 1 or not model.sampler.single_step:
+            raise NotImplementedError(
+                f"J is computed on the line, for single-step samplers; this is a world of size {self.size} with {model.sampler}."
+            )
+        return list(walk(model, self.bounds, points))
+
     def _largest(self, tilt: Tilt, points: int) -> float:
         """alpha log E[exp(V / alpha)] before the sampler's last step, V being what this step can gain at best.
 
@@ -321,7 +329,7 @@ class MixtureWorld:
         """
         diffusion = tilt.diffusion
         t, s = diffusion.times[-2:].tolist()
-        *_, law, _ = walk(diffusion, self.bounds, points)
+        law = self._walk(diffusion, points)[-2]
         x = law.middles.unsqueeze(1)
         step: Any = diffusion.transition(x, t, s)
         if not diffusion.sampler.stochastic or not step.deterministic:

@@ -103,7 +103,9 @@ class Tuning:
         rise = self.warmup
         part = (step - rise) / max(1, self.steps * self.updates - 1 - rise)
         fall = (1 + math.cos(math.pi * min(1.0, max(0.0, part)))) / 2
-        return self.learning_rate * min(1.0, (step + 1) / max(1, rise)) * (self.final_rate + (1 - self.final_rate) * fall)
+        return (
+            self.learning_rate * min(1.0, (step + 1) / max(1, rise)) * (self.final_rate + (1 - self.final_rate) * fall)
+        )
 
     @property
     def averages(self) -> dict[str, Decay]:

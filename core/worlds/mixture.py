@@ -294,7 +294,7 @@ class MixtureWorld:
 
     # What a trainer maximises, computed on the line: J = E[r] - alpha KL(path), and how far it is from the best there is.
 
-    def objective(self, model: Diffusion, tilt: Tilt, *, points: int = 300) -> Tensor:
+    def objective(self, model: Diffusion, tilt: Tilt, *, points: int = 150) -> Tensor:
         """J(model) = E[r] - alpha KL(path of the model || path of the pretrained sampler), 0-d, in units of the reward.
 
         Differentiable in the model's parameters. On `points` intervals within `bounds`: models that leave them, as those
@@ -333,7 +333,9 @@ class MixtureWorld:
         x = law.middles.unsqueeze(1)
         step: Any = diffusion.transition(x, t, s)
         if not diffusion.sampler.stochastic or not step.deterministic:
-            raise NotImplementedError(f"The largest J is known for noisy samplers up to t = 0, not for {diffusion.sampler}.")
+            raise NotImplementedError(
+                f"The largest J is known for noisy samplers up to t = 0, not for {diffusion.sampler}."
+            )
         price = tilt.alpha * float(self.path.log_snr(torch.tensor(t, dtype=torch.float64)).exp())
         b, c = self._reward
         best = (b + self.quadratic * c + price * step.mean) / (self.quadratic + price)

@@ -121,16 +121,19 @@ def measure_trainer(
     )
 
 
-def lowest_gap(world: Any, tilt: Tilt, **options: Any) -> float:
-    """The gap that `ExactAscent` reaches; its options may be given."""
-    return float(world.gap(ExactAscent(world=world, **options).fit(tilt, generator=generator(0)), tilt))
+def lowest_gap(world: Any, tilt: Tilt, ascent: ExactAscent | None = None) -> float:
+    """The gap that `ExactAscent` reaches."""
+    ascent = replace(ascent or ExactAscent(), world=world)
+    return float(world.gap(ascent.fit(tilt, generator=generator(0)), tilt))
 
 
 def gradient(value: Tensor, model: Diffusion) -> Tensor:
     """The gradient of a number with respect to all weights of a model, flat."""
     parameters = list(model.denoiser.parameters())
     parts = torch.autograd.grad(value, parameters, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(parts, parameters, strict=True)])
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(parts, parameters, strict=True)]
+    )
 
 
 def _fit(method: Tuning, tilt: Tilt, dice: torch.Generator) -> tuple[Diffusion, Cost]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..domains.canvas import DESIGNS, INK, NATURAL, PRETRAINED, finish
 from .bias import Bias
@@ -39,10 +39,25 @@ def draw(result: Result) -> Figure:
             _gaps(panel, part) if isinstance(part[0], Trained) else _biases(panel, part)  # type: ignore[arg-type]
         for panel in axes[len(line) :]:
             panel.set_visible(False)
+    figure.legend(handles=_legend(), loc="outside lower left", ncols=4, frameon=False, fontsize=10, labelcolor=INK)
     return figure
 
 
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    none: dict[str, Any] = {"linestyle": "none", "marker": "o"}
+    return [
+        Line2D([], [], color=INK, markerfacecolor="white", label="pretrained", **none),
+        Line2D([], [], color=DESIGNS, label="trained", **none),
+        Line2D([], [], color=NATURAL, label="trained, does not aim at p*", **none),
+        Line2D([], [], color=INK, linestyle="--", label="floor (exact ascent)"),
+    ]
+
+
 def _gaps(axes: Axes, rows: Sequence[Trained]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     axes.set_xscale("log")
     for place, row in enumerate(rows):
         aims = row.method not in TRAINERS or TRAINERS[row.method].aims
@@ -54,7 +69,11 @@ def _gaps(axes: Axes, rows: Sequence[Trained]) -> None:
     if rows[0].floor > SMALLEST:
         axes.axvline(rows[0].floor, color=INK, linewidth=1, linestyle="--")
     shown = [_drawn(x) for row in rows for x in (row.before, row.gap)]
-    axes.set_xlim(min(shown) / 2, max(shown) * 2)
+    low, high = min(shown) / 2, max(shown) * 2
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     _rows(axes, [name(row) for row in rows])
     finish(axes, "optimality gap, in units of the reward", "", rows[0].world)
 

@@ -294,7 +294,7 @@ class MixtureWorld:
 
     # What a trainer maximises, computed on the line: J = E[r] - alpha KL(path), and how far it is from the best there is.
 
-    def objective(self, model: Diffusion, tilt: Tilt, *, points: int = 150) -> Tensor:
+    def objective(self, model: Diffusion, tilt: Tilt, *, points: int = 300) -> Tensor:
         """J(model) = E[r] - alpha KL(path of the model || path of the pretrained sampler), 0-d, in units of the reward.
 
         Differentiable in the model's parameters. On `points` intervals within `bounds`: models that leave them, as those

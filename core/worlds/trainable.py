@@ -32,6 +32,9 @@ class LogitTable(nn.Module):
         times: `[T]`, of these tables; the nearest one is taken. None: one table for all times.
     """
 
+    places: Tensor
+    times: Tensor | None
+
     def __init__(self, world: Enumerated, logits: Tensor, times: Tensor | None = None):
         super().__init__()
         self.time_invariant = times is None
@@ -41,7 +44,7 @@ class LogitTable(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits `[B, L, K]` of tokens int64 `[B, L]`, or of relaxed ones `[B, L, symbols]`, which are all at one time."""
-        slot = None if self.time_invariant else (self.times - t.double().unsqueeze(1)).abs().argmin(1)
+        slot = None if self.times is None else (self.times - t.double().unsqueeze(1)).abs().argmin(1)
         if not x.dtype.is_floating_point:
             number = (x * self.places).sum(-1)
             return self.logits[number] if slot is None else self.logits[slot, number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +60,7 @@ def measure_bias(
     disturbed: float = 0.3,
     unbiased: bool = False,
     scaled: bool = False,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     alarm: float = ALARM,
     names: tuple[str, str, str] | None = None,
@@ -69,21 +71,20 @@ def measure_bias(
         world, steps, sampler, tilt: as in `measure_trainer`.
         batches: independent ones. disturbed: standard deviation of the noise on the weights.
         unbiased: the estimator claims that its mean is G: test it. scaled: its mean is G in another unit.
-        alarm: probability with which the test fails right code.
+        options: of `world.objective`. alarm: probability with which the test fails right code.
     """
     tilt = trainable_tilt(world, steps=steps, sampler=sampler) if tilt is None else tilt
     names = names or (type(world).__name__, type(method).__name__, "")
     roles = cast_roles(tilt.diffusion, method.averages)
     tilt = replace(tilt, diffusion=roles.ref)
     _disturb(roles.theta, disturbed)
-    exact = gradient(world.objective(roles.theta, tilt), roles.theta)
     hot = replace(tilt, alpha=(1 + FAULT) * tilt.alpha)
-    fault = gradient(world.objective(roles.theta, hot), roles.theta) - exact
+    exact, faulty = (gradient(world.objective(roles.theta, t, **(options or {})), roles.theta) for t in (tilt, hot))
     dice = generator(seed, "bias", *names)
     found = torch.stack([_one(method, tilt, roles, dice) for _ in range(batches)])
     size, error = relative_bias(found, exact)
     mean = found.mean(0)
-    z, outcome = _test(found - exact, exact, fault, alarm) if unbiased else (None, None)
+    z, outcome = _test(found - exact, exact, faulty - exact, alarm) if unbiased else (None, None)
     return Bias(
         *names,
         batches=batches,

@@ -146,7 +146,8 @@ def _report(result: Result, out: Path, command: str) -> int:
 
     console = Console()
     for name, why in result.absent.items():
-        console.print(f"{name} is left out: {why}", highlight=False, soft_wrap=True)
+        verb = "are" if name == "trainers" else "is"
+        console.print(f"{name} {verb} left out: {why}", highlight=False, markup=False, soft_wrap=True)
     if not result.rows and not result.trained:
         raise ValueError("No world is left to measure on.")
     report.print_all(result, console)

@@ -212,7 +212,7 @@ def _body(result: Result, pictures: dict[str, Path], command: str) -> Iterator[s
     if result.trained:
         yield from _training(result, pictures["training"])
     for name, why in result.absent.items():
-        yield page.paragraph(f"{name} was left out: {why}")
+        yield page.paragraph(f"Left out: {name}. {why}")
     yield page.heading("The same again")
     yield page.code(command)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.tilt import Tilt
 from ..core.worlds import World, total_variation
 from ..core.worlds.statistics import ALARM
 from .bias import Bias, measure_bias
@@ -187,10 +188,23 @@ def _on_ground(
         found = measure_trainer(method, world, tilt=tilt, floor=floor, seed=plan.seed, names=course.names)
         yield course, found
         if course.compared:
-            options: dict[str, Any] = {"disturbed": ground.disturbed, "batches": plan.batches, "names": course.names}
-            options |= {"unbiased": course.unbiased, "scaled": course.scaled, "seed": plan.seed, "alarm": result.alarm}
-            batch = replace(method, batch=plan.batch)
-            result.biases.append(measure_bias(batch, world, tilt=tilt, **options))
+            result.biases.append(_bias(course, world, tilt, result))
+
+
+def _bias(course: Course, world: Any, tilt: Tilt, result: Result) -> Bias:
+    plan = result.plan
+    return measure_bias(
+        replace(course.method, batch=plan.batch),
+        world,
+        tilt=tilt,
+        batches=plan.batches,
+        unbiased=course.unbiased,
+        scaled=course.scaled,
+        seed=plan.seed,
+        alarm=result.alarm,
+        names=course.names,
+        **GROUNDS[course.world].compare,
+    )
 
 
 def line(points: Sequence[Point], world: str, method: str, value: str) -> list[Point]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class ExactAscent(Tuning):
     No sample is drawn, so that `batch` says nothing.
 
     Args:
-        world: that computes `objective(model, tilt)`.
+        world: that computes `objective(model, tilt)`. options: of that function.
     """
 
     steps: int = 200
@@ -67,9 +68,10 @@ class ExactAscent(Tuning):
     final_rate: float = 0.0
     clip: float = 1e6
     world: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
-        found = self.world.objective(roles.theta, tilt)
+        found = self.world.objective(roles.theta, tilt, **self.options)
         return Loss(-found, {"objective": float(found.detach())})
 
 

@@ -36,7 +36,7 @@ def draw(result: Result) -> Figure:
     panels = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
     for axes, line in zip(panels, lines, strict=True):
         for panel, part in zip(axes, line, strict=False):
-            _gaps(panel, part) if isinstance(part[0], Trained) else _biases(panel, part)  # type: ignore[arg-type]
+            _gaps(panel, part) if isinstance(part[0], Trained) else _biases(panel, part)
         for panel in axes[len(line) :]:
             panel.set_visible(False)
     figure.legend(handles=_legend(), loc="outside lower left", ncols=4, frameon=False, fontsize=10, labelcolor=INK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,8 +46,8 @@ class Ground:
 
     Attributes:
         title: what it is. build: the world. options: of `trainable_tilt`.
-        reached: whether some model has the gap 0. settings: of every trainer here. ascent: those of exact ascent.
-        disturbed: noise on the weights where gradients are compared.
+        settings: of every trainer here. ascent: those of exact ascent. reached: whether some model has the gap 0.
+        compare: options of `measure_bias`.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Ground:
     settings: dict[str, Any]
     ascent: dict[str, Any]
     reached: bool = False
-    disturbed: float = 0.3
+    compare: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> tuple[Any, Tilt]:
         """The world and its tilt."""
@@ -97,8 +97,8 @@ GROUNDS: dict[str, Ground] = {
         lambda: MixtureWorld(1, seed=1),
         {"steps": 8},
         NETWORK,
-        {"steps": 300, "learning_rate": 0.03, "clip": 1.0},
-        disturbed=0.1,
+        {"steps": 300, "learning_rate": 0.03, "clip": 1.0, "options": {"points": 150}},
+        compare={"disturbed": 0.1, "options": {"points": 1000}},
     ),
 }
 
@@ -190,7 +190,7 @@ TRAINERS: dict[str, Trainer] = {
             "all steps": Variant(
                 lambda **given: AlignProp(**given, save_memory=False),
                 (LINE,),
-                {LINE: 0.01},
+                {LINE: 0.02},
                 None,
                 None,
                 (LINE,),

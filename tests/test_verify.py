@@ -438,9 +438,9 @@ def test_the_same_seed_trains_the_same(tmp_path, small_grounds, monkeypatch):
     sizes = {row["variant"]: row["bias"] for row in first["gradients"] if row["world"] == "train-parallel"}
     assert sizes["temperature .3"] < sizes["temperature 1"]
     found = {(claim["world"], claim["text"]): claim["outcome"] for claim in first["claims"]}
-    text = "DRAKES: the gradient's bias is smaller with temperature .3 than with temperature 1"
+    text = "DRAKES's gradient has less bias with temperature .3 than with temperature 1"
     assert found["train-parallel", text] == "pass"
-    assert found["train-masked", "DRAKES, REINFORCE has no bias"] != "fail"
+    assert found["train-masked", "The gradient of DRAKES, REINFORCE has no bias"] != "fail"
 
 
 def test_a_trainer_that_stops_short_makes_the_exit_code_1(tmp_path, monkeypatch, capsys):

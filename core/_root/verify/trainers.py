@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.samplers import Ancestral, FirstHitting
 from ..core.tilt import Tilt
@@ -314,7 +315,7 @@ def label(key: str, variant: str) -> str:
     return f"{TRAINERS[key].label}, {variant}" if variant else TRAINERS[key].label
 
 
-# pairs of variants of one trainer, (further from the exact gradient, nearer)
+# pairs of variants of one trainer: (further from the exact gradient, nearer)
 ORDERED = {
     "drakes": [("temperature 1", "temperature .3"), ("last 1", "last 2"), ("last 2", "temperature .3")],
     "alignprop": [("last 1", "last 2"), ("last 2", "all steps")],
@@ -323,14 +324,8 @@ ORDERED = {
 
 def claims(done: Sequence[tuple[Course, Trained]], biases: Sequence[Bias]) -> list[Claim]:
     """Everything that is claimed of what was run."""
-    found = [_limited(course, row) for course, row in done if course.limit is not None]
-    gaps = {course.names: row.gap for course, row in done}
-    for (world, key, variant), gap in gaps.items():
-        other = gaps.get((world, "drakes", "temperature 1"))
-        if (key, variant) == ("drakes", "temperature .3") and other is not None:
-            text = "DRAKES ends nearer to the optimum at temperature .3 than at 1"
-            found.append(Claim(world, text, f"gap {gap:.4f} and {other:.4f}", "pass" if gap < other else "fail"))
-    return found + [claim for key in ORDERED for claim in _ordered(key, biases)] + _unbiased(biases)
+    limited = [_limited(course, row) for course, row in done if course.limit is not None]
+    return [*limited, *_nearer([row for _, row in done]), *_less_biased(biases), *_unbiased(biases)]
 
 
 def _limited(course: Course, row: Trained) -> Claim:
@@ -340,24 +335,41 @@ def _limited(course: Course, row: Trained) -> Claim:
     return Claim(course.world, text, numbers, "pass" if row.excess <= course.limit else "fail")
 
 
-def _ordered(key: str, biases: Sequence[Bias]) -> Iterator[Claim]:
-    """The bias falls along each pair, by more than its error."""
-    by_name = {(b.world, b.variant): b for b in biases if b.method == key}
-    for world in dict.fromkeys(b.world for b in biases):
-        for far, near in ORDERED[key]:
-            pair = by_name.get((world, far)), by_name.get((world, near))
-            if pair[0] is None or pair[1] is None:
-                continue
-            sizes, errors = [b.bias or 0.0 for b in pair if b], [b.error or 0.0 for b in pair if b]
-            gap, clear = sizes[0] - sizes[1], CLEAR * sum(error**2 for error in errors) ** 0.5
-            text = f"{TRAINERS[key].label}: the gradient's bias is smaller with {near} than with {far}"
-            outcome: Outcome = "pass" if gap > clear else "fail" if gap < -clear else "underpowered"
-            yield Claim(world, text, f"{sizes[1]:.3f} and {sizes[0]:.3f}", outcome)
+Named = TypeVar("Named", Trained, Bias)
+
+
+def _pairs(rows: Sequence[Named]) -> Iterator[tuple[Named, Named]]:
+    """Those of `ORDERED` that were run, by world."""
+    found = {(row.world, row.method, row.variant): row for row in rows}
+    for world in dict.fromkeys(row.world for row in rows):
+        for key, pairs in ORDERED.items():
+            for far, near in pairs:
+                if (world, key, far) in found and (world, key, near) in found:
+                    yield found[world, key, far], found[world, key, near]
+
+
+def _nearer(rows: Sequence[Trained]) -> Iterator[Claim]:
+    for far, near in _pairs(rows):
+        text = f"{TRAINERS[far.method].label} ends nearer to the optimum with {near.variant} than with {far.variant}"
+        numbers = f"gap {near.gap:.4f} and {far.gap:.4f}"
+        yield Claim(far.world, text, numbers, "pass" if near.gap < far.gap else "fail")
+
+
+def _less_biased(biases: Sequence[Bias]) -> Iterator[Claim]:
+    """By more than the errors of the biases."""
+    for far, near in _pairs([bias for bias in biases if bias.bias is not None]):
+        difference = (far.bias or 0.0) - (near.bias or 0.0)
+        clear = CLEAR * math.hypot(far.error or 0.0, near.error or 0.0)
+        text = f"{TRAINERS[far.method].label}'s gradient has less bias with {near.variant} than with {far.variant}"
+        outcome: Outcome = "pass" if difference > clear else "fail" if difference < -clear else "underpowered"
+        yield Claim(far.world, text, f"{near.bias:.3f} and {far.bias:.3f}", outcome)
 
 
 def _unbiased(biases: Sequence[Bias]) -> list[Claim]:
     return [
-        Claim(b.world, f"{label(b.method, b.variant)} has no bias", f"largest score {b.z:.1f}", b.outcome)
+        Claim(
+            b.world, f"The gradient of {label(b.method, b.variant)} has no bias", f"largest score {b.z:.1f}", b.outcome
+        )
         for b in biases
         if b.outcome is not None
     ]

@@ -244,7 +244,7 @@ assert not found.failed
 # %% [markdown]
 # ## Where to go from here
 #
-# * `tiltflow verify` does all this for the methods of the library: `tiltflow verify --fast` takes about a minute.
+# * `tiltflow verify` does all this for the methods of the library: `tiltflow verify --fast` takes less than a minute.
 # * `measure(..., law=...)` takes the law that you claim. Without it, methods that are built on one of the library's are held
 #   against *its* law, which is what you want for a subclass that should only be quicker.
 # * `UniformWorld` has sequences whose letters change again and again, `LandscapeWorld` measured scores of your own

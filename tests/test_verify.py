@@ -39,7 +39,8 @@ from tiltflow.verify.command import main
 from tiltflow.verify.measure import generator as generator_of
 from tiltflow.verify.measure import tilt_of
 from tiltflow.verify.reference import _measured
-from tiltflow.verify.run import FAST
+from tiltflow.verify.run import FAST, Plan
+from tiltflow.verify.run import run as run_plan
 from tiltflow.verify.trainers import QUICK, Trainer, Variant, courses
 
 WORLD = MaskedWorld(3, 2, seed=4, alpha=0.8)
@@ -441,6 +442,19 @@ def test_the_same_seed_trains_the_same(tmp_path, small_grounds, monkeypatch):
     text = "DRAKES's gradient has less bias with temperature .3 than with temperature 1"
     assert found["train-parallel", text] == "pass"
     assert found["train-masked", "The gradient of DRAKES, REINFORCE has no bias"] != "fail"
+
+
+@pytest.mark.slow
+def test_trainers_reach_what_is_claimed():
+    """Exact ascent and REINFORCE 1e-3, DRAKES .01 above the floor; the bias falls with temperature and with longer backprop."""
+    plan = Plan((), (), grounds=("train-masked", "train-parallel"), trainers=("exact", "drakes"), seed=5)
+    result = run_plan(plan)
+    assert len(result.claims) == 12
+    assert {claim.outcome for claim in result.claims} == {"pass"}
+    gaps = {(row.world, row.method, row.variant): row for row in result.trained}
+    assert gaps["train-masked", "exact", ""].gap < 1e-4
+    assert gaps["train-masked", "drakes", "REINFORCE"].gap < 1e-3
+    assert gaps["train-parallel", "drakes", "temperature .3"].excess < 0.01
 
 
 def test_a_trainer_that_stops_short_makes_the_exit_code_1(tmp_path, monkeypatch, capsys):

@@ -31,8 +31,10 @@ WIDE = 118  # characters that the whole table takes
 CAPTION = (
     "gap: alpha log Z - J, computed, not sampled; J = E[r] - alpha KL(path). floor: the gap of the best model that takes its "
     "steps as this sampler does, found by exact ascent. TV: of the tuned model's own law. path KL: nats from the pretrained "
-    "model's paths. rows, calls: network rows and reward calls of the whole training. *: does not aim at p*, but goes on to the "
-    "best sample or rests elsewhere; shown, not judged."
+    "model's paths. rows, calls: network rows and reward calls of the whole training; equal sequences of a batch are paid for "
+    "once. *: does not aim at p*, but goes on to the best sample or rests elsewhere; shown, not judged. On the line, policy "
+    "gradients leave out the last step, which has no noise, and RWR learns the denoiser of p* itself: with few steps neither "
+    "is the best by J."
 )
 GRADIENTS = ("world", "trainer", "bias", "cosine", "z", "")
 ABOUT_GRADIENTS = (

@@ -6,6 +6,7 @@ posterior mean `[B, *shape]` for continuous ones. Whatever a network predicts is
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,6 +118,54 @@ class Restricted(Estimator):
 
     def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
         return log_normalise(self.denoiser(x, t, cond) + self.log_allowed)
+
+
+def innermost(estimator: nn.Module) -> Denoiser:
+    """The denoiser inside whatever restricts or guides it.
+
+    Raises:
+        ValueError: there is none, so that it is not known which network is meant.
+    """
+    while not isinstance(estimator, Denoiser):
+        inside = getattr(estimator, "denoiser", None)
+        if not isinstance(inside, nn.Module):
+            raise ValueError(
+                f"There is nothing to train: a {type(estimator).__name__} holds no Denoiser. Wrap the network in one: "
+                "Denoiser(network, parameterisation)."
+            )
+        estimator = inside
+    return estimator
+
+
+def around(estimator: Estimator, network: nn.Module, *, steady: bool = False) -> Estimator:
+    """The same estimator with another network inside, which synchronises gradients and sets the precision. Nothing is
+    copied: weights stay shared.
+
+    Args:
+        steady: ask the network for every row at every call (see `_Steady`).
+    """
+    shell = copy.copy(estimator)
+    shell._modules = dict(estimator._modules)
+    if isinstance(shell, Denoiser):
+        shell.network = network
+        if steady:
+            shell.__class__ = _Steady
+    else:
+        shell.denoiser = around(estimator.denoiser, network, steady=steady)  # type: ignore[arg-type]
+    return shell
+
+
+class _Steady(Denoiser):
+    """A denoiser whose network is called as often in every process, whatever the states are: where each call gathers
+    sharded weights, a process that skips one leaves the others waiting."""
+
+    def forward(self, x: Tensor, t: float | Tensor, cond: Any = None) -> Tensor:
+        clean = self._estimate(x, per_sample(t, x), cond)
+        settled = self.parameterisation.settled(x)
+        if settled is None or not bool(settled.any()):
+            return clean
+        rows = settled.reshape(-1, *[1] * (clean.ndim - 1))
+        return torch.where(rows, self.parameterisation.settled_clean(x).to(clean), clean)
 
 
 @dataclass(frozen=True)

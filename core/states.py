@@ -65,6 +65,13 @@ def index_tree(tree: T, index: Tensor | slice) -> T:
     return apply_to_collection(tree, Tensor, lambda leaf: leaf[index])
 
 
+def rows_of(cond: Any) -> int:
+    """The largest leading dimension in a tree of tensors; 1 for None."""
+    rows: list[int] = [1]
+    apply_to_collection(cond, Tensor, lambda leaf: rows.append(len(leaf)))
+    return max(rows)
+
+
 def match_rows(cond: Any, rows: int) -> Any:
     """Expand or repeat the condition so that every leaf has `rows` leading entries.
 

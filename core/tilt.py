@@ -13,7 +13,7 @@ from torch import Tensor
 from .cost import Cost, spend
 from .denoiser import Known
 from .diffusion import Diffusion
-from .states import is_discrete, unique_rows
+from .states import is_discrete, match_rows, rows_of, unique_rows
 from .values import Completions, Evaluation, Given, PosteriorMean, Value
 
 
@@ -30,6 +30,7 @@ class Reward(Protocol):
         differentiable [False]: gradients flow to a relaxed (or continuous) input.
         alphabet [None]: tokens in index order, for instance "ACGT". A reward with an alphabet is refused by a domain
             with another one; None fits any model.
+        conditional [False]: called as (x, cond), with the condition of each sample: the tilt's own, a row for each of B.
     """
 
     def __call__(self, x: Tensor) -> Any: ...
@@ -112,7 +113,8 @@ class Tilt:
         """Rewards of clean samples, checked and counted; equal token rows are evaluated once.
 
         Args:
-            x: int64 `[B, L]`, relaxed `[B, L, K]`, or continuous `[B, *shape]`.
+            x: int64 `[B, L]`, relaxed `[B, L, K]`, or continuous `[B, *shape]`. A conditional reward sees the condition of
+                each row: B must be a multiple of the rows of `cond`, and equal conditions stand in one block.
 
         Returns:
             float64 `[B]`, finite or -inf.
@@ -120,14 +122,14 @@ class Tilt:
         Raises:
             RewardError: wrong type, shape or dtype, +inf, or NaN under `failures="raise"`.
         """
-        if not is_discrete(x):
+        if not is_discrete(x) or (is_conditional(self.reward_function) and rows_of(self.cond) > 1):
             return self._evaluate(x)
         first, inverse = unique_rows(x)
         return self._evaluate(x[first])[inverse]
 
     def _evaluate(self, x: Tensor) -> Tensor:
         name = getattr(self.reward_function, "__name__", type(self.reward_function).__name__)
-        values = _as_numbers(self.reward_function(x), len(x), name).to(x.device)
+        values = _as_numbers(call_reward(self.reward_function, x, self.cond), len(x), name).to(x.device)
         failed = values.isnan()
         failures = int(failed.sum())
         spend(reward_calls=len(x), reward_failures=failures)
@@ -155,6 +157,26 @@ class Tilt:
         if t <= 0:
             return Evaluation(self.reward(x))
         return self.value.evaluate(self, x, t, generator=generator, known=known, siblings=siblings)
+
+
+def is_conditional(reward: Any) -> bool:
+    """Whether the reward is called with the condition too."""
+    return bool(getattr(reward, "conditional", False))
+
+
+def call_reward(reward: Callable[..., Any], x: Tensor, cond: Any) -> Any:
+    """What a reward returns for samples x `[B, *shape]` of a model with condition `cond` (see `match_rows`), or None.
+
+    Raises:
+        RewardError: a conditional reward and no condition.
+    """
+    if not is_conditional(reward):
+        return reward(x)
+    if cond is None:
+        raise RewardError(
+            f"Reward {type(reward).__name__} is conditional, and there is no condition. Give the tilt one: Tilt(..., cond=...)."
+        )
+    return reward(x, match_rows(cond, len(x)))
 
 
 def _as_numbers(values: Any, count: int, name: str) -> Tensor:

@@ -112,8 +112,10 @@ class Completions:
         else:
             clean = tilt.diffusion.clean(x, t, tilt.cond, known=known, distinct=True)
             completed = categorical(clean, u.repeat_interleave(copies, 1))
-        rewards = tilt.reward(completed.flatten(0, 1)).reshape(self.n, len(x))
-        return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 0), clean)
+        rewards = tilt.reward(completed.transpose(0, 1).flatten(0, 1)).reshape(
+            len(x), self.n
+        )  # those of a row together
+        return Evaluation(tilt.alpha * log_mean_exp(rewards / tilt.alpha, 1), clean)
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ def fit_value(
     """
     if target not in ("soft", "mean"):
         raise ValueError(f"target is {target!r}; expected 'soft' or 'mean'.")
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    optimiser = torch.optim.Adam(network.requires_grad_(True).parameters(), lr=learning_rate)
     peak = -math.inf
     for step in range(steps):
         x, t, reward = _rollout_pairs(tilt, batch, generator)
@@ -297,10 +299,11 @@ def _rollout_pairs(tilt: Tilt, batch: int, generator: torch.Generator | None) ->
 
 
 def _frozen(network: torch.nn.Module) -> Callable[[Tensor, float], Tensor]:
-    network.eval()
+    """The value (x, t) -> `[B]`; its weights are fixed, and gradients flow to a relaxed or continuous x."""
+    network.eval().requires_grad_(False)
 
-    @torch.no_grad()
     def value(x: Tensor, t: float) -> Tensor:
-        return network(x, torch.full((len(x),), t, device=x.device))
+        out: Tensor = network(x, torch.full((len(x),), t, device=x.device))
+        return out
 
     return value

@@ -18,7 +18,7 @@ from rich.console import Console
 from tiltflow import job, report, summary, tune, tuned
 from tiltflow.batches import stream
 from tiltflow.cli import compose
-from tiltflow.core.tuning import DRAKES
+from tiltflow.core.tuning import DRAKES, LoRA, merged
 from tiltflow.domains import dna
 from tiltflow.schema import ConfigError
 from tiltflow.settings import Plan, prepare
@@ -141,6 +141,29 @@ def test_reinforce_learns_from_a_reward_without_gradient(planned: Callable[..., 
         planned(*given)
 
 
+ADAPTER = "method.adapter={_target_: tiltflow.core.tuning.LoRA, rank: 2}"
+
+
+def test_adapters_from_the_command_line_are_in_the_weights_of_the_file(
+    planned: Callable[..., Plan], quiet: Console, tiny_prior: Path
+) -> None:
+    """The file is one like any other; what the library gives for the same seed, merged, is in it."""
+    pytest.importorskip("peft")
+    plan = planned("tune=alone", ADAPTER)
+    assert plan.method.adapter == LoRA(rank=2)  # type: ignore[union-attr]
+    made = job.run(plan, quiet)
+    loaded, prior = tiltflow.load(made.folder).tuned(), dna.load(tiny_prior)
+    assert same(weights(loaded), weights(dna.load(made.folder / "tuned.safetensors")))
+    model = plan.method.fit(tune.coarse(plan), generator=stream(plan, "tuning"))  # type: ignore[union-attr]
+    assert same(list(merged(model).denoiser.state_dict().values()), weights(loaded))
+    changed = [not torch.equal(a, b) for a, b in zip(weights(loaded), weights(prior), strict=True)]
+    names = [name for name, moved in zip(prior.diffusion.denoiser.state_dict(), changed, strict=True) if moved]
+    adapted = [f"network.{name}.weight" for name in LoRA().choose(prior.diffusion.denoiser.network)]
+    assert sorted(names) == sorted(adapted)
+    drawn = loaded.diffusion.sample(4, generator=stream(plan, "sampling the tuned model"))
+    assert sorted(made.samples.x.tolist()) == sorted(drawn.tolist())
+
+
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
@@ -226,6 +249,9 @@ def test_stopping_the_second_training_keeps_the_rest(
         ("method.batch=0", "method", "at least 1"),
         ("method._target_=tiltflow.core.tuning.AlignProp", "method", "for tokens use DRAKES"),
         ("resume=/nowhere", "resume", "not a run folder"),
+        ("method.adapter={_target_: tiltflow.core.tuning.LoRA, rank: 0}", "method.adapter.rank", "at least 1"),
+        ("method.adapter={_target_: tiltflow.core.tuning.LoRA, targets: [mixx]}", "method.adapter", "Layers that can"),
+        ("method.adapter=8", "method", "expected None, or an adapter"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_anything_runs(

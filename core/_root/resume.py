@@ -28,6 +28,7 @@ def tuning_problems(parts: Mapping[str, Any], config: Mapping[str, Any], ban: ob
     problems = []
     if importlib.util.find_spec("lightning_fabric") is None:
         problems.append(Problem("method", "tuning needs lightning-fabric: pip install 'tiltflow[tune]'"))
+    problems += _adapter_problems(parts)
     if ban is not None:
         text = (
             "a rule that excludes has no gradient: tune without it, then steer the tuned model under it "
@@ -39,6 +40,20 @@ def tuning_problems(parts: Mapping[str, Any], config: Mapping[str, Any], ban: ob
             Problem("domain", "this domain cannot write a model to a file, so that a tuned one would be lost")
         )
     return problems + ([] if folder is None else _unlike(Path(folder).expanduser(), config))
+
+
+def _adapter_problems(parts: Mapping[str, Any]) -> list[Problem]:
+    """Whether the adapter fits the domain's network."""
+    from .core.denoiser import innermost
+
+    adapter = parts["method"].adapter
+    if adapter is None or "domain" not in parts:
+        return []
+    try:
+        adapter.check(innermost(parts["domain"].diffusion.denoiser).network)
+    except (ValueError, ModuleNotFoundError) as error:
+        return [Problem("method.adapter", str(error))]
+    return []
 
 
 def _unlike(folder: Path, config: Mapping[str, Any]) -> list[Problem]:

@@ -15,7 +15,7 @@ from .batches import Keep, steer, stream
 from .core.cost import Cost
 from .core.steering import SVDD, BestOfN
 from .core.storage import write_json
-from .core.tuning import train
+from .core.tuning import merged, train
 from .core.tuning.roles import frozen
 from .core.tuning.rollouts import scored
 from .interrupt import Stop
@@ -98,7 +98,7 @@ def _train(plan: Plan, method: Tuning, name: str, folder: Path, console: Console
     done = method.steps * method.updates if last is None else last.step
     facts = {"steps": done, "stopped": stopped, "cost": asdict(Cost() if last is None else last.cost)}
     own = plan.tilt.diffusion
-    model = replace(model, steps=own.steps, grid=own.grid)
+    model = merged(replace(model, steps=own.steps, grid=own.grid))  # its file is one like any other
     assert plan.domain.save is not None
     plan.domain.save(folder / f"{name}.safetensors", model, _card(plan, method, facts))
     return Training(model, curve.rows, stopped, facts)

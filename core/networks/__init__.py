@@ -1,5 +1,7 @@
 """Small domain-agnostic networks."""
 
+from .conditioned import Conditioned
 from .conv import ConvDenoiser, ConvValue
+from .sequence_regressor import SequenceRegressor
 
-__all__ = ["ConvDenoiser", "ConvValue"]
+__all__ = ["Conditioned", "ConvDenoiser", "ConvValue", "SequenceRegressor"]

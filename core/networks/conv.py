@@ -80,9 +80,10 @@ class ConvDenoiser(nn.Module):
 
 
 class ConvValue(nn.Module):
-    """Value network for `fit_value`: x int64 `[B, L]`, t `[B]` -> `[B]`. The number of masks tells it the time.
+    """Value network for `fit_value`: x int64 `[B, L]` or relaxed `[B, L, K + 1]`, t `[B]` -> `[B]`.
 
-    `offset` and `scale` set where an untrained network starts and the size of its outputs, in units of the reward.
+    The number of masks tells it the time. `offset` and `scale` set where an untrained network starts and the size of its
+    outputs, in units of the reward.
     """
 
     def __init__(

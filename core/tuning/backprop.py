@@ -13,7 +13,7 @@ from ..samplers import Ancestral, complete
 from ..tilt import Tilt
 from .base import Loss, Tuning
 from .credit import LeaveOneOut, group_size
-from .gradients import GumbelSoftmax, Reinforce, TokenGradient
+from .gradients import GumbelSoftmax, Reinforce
 from .roles import Roles
 from .rollouts import backprop, scored
 
@@ -31,12 +31,15 @@ class RewardBackprop(Tuning):
             still counts, and still teaches each of them by itself.
         random_last: draw that number anew for every micro-batch, uniformly from 1 to `last` (AlignProp).
         save_memory: recompute each step in the backward pass; memory then grows by the state alone with every step.
+        estimator: for tokens, `GumbelSoftmax` (straight-through or soft, annealed); for any model `Reinforce`, which needs
+            no gradient of the reward and is unbiased.
     """
 
     kl: bool = True
     last: int | None = None
     random_last: bool = False
     save_memory: bool = True
+    estimator: GumbelSoftmax | Reinforce = field(default_factory=GumbelSoftmax)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,17 +48,26 @@ class RewardBackprop(Tuning):
 
     def check(self, tilt: Tilt) -> None:
         """A sampler that gives no transition, or a reward without the gradient that is needed, is refused."""
-        need_steps(tilt, type(self).__name__)
-        if self.kl and not tilt.diffusion.sampler.stochastic:
+        name, sampler = type(self).__name__, tilt.diffusion.sampler
+        if isinstance(self.estimator, Reinforce):
+            need_steps(tilt, f"{name} with Reinforce", noise=True)
+            group_size(self.batch, tilt.cond, None, "Reinforce")
+            return
+        if tilt.diffusion.is_tokens and sampler != Ancestral():
+            raise ValueError(
+                f"{name} backpropagates through plain ancestral steps, not through {sampler}. Use Ancestral(), or "
+                "estimator=Reinforce(), which needs only draws and their log-probabilities."
+            )
+        need_steps(tilt, name)
+        if self.kl and not sampler.stochastic:
             raise ValueError("The steps of an ODE have no divergence from each other: use kl=False or Ancestral().")
-        tilt.require("differentiable", type(self).__name__)
+        tilt.require("differentiable", name)
         if tilt.diffusion.is_tokens:
-            tilt.require("relaxed", type(self).__name__)
-
-    def _tokens(self) -> TokenGradient:
-        return GumbelSoftmax()
+            tilt.require("relaxed", name)
 
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
+        if isinstance(self.estimator, Reinforce):
+            return self._score_function(tilt, roles, generator)
         last = len(roles.theta.times) - 1 if self.last is None else self.last
         if self.random_last:
             last = 1 + int(torch.randint(last, (), generator=generator))
@@ -63,7 +75,7 @@ class RewardBackprop(Tuning):
             roles.theta,
             roles.ref if self.kl else None,
             self.batch,
-            self._tokens(),
+            self.estimator,
             generator=generator,
             progress=progress,
             last=last,
@@ -72,6 +84,16 @@ class RewardBackprop(Tuning):
         )
         reward = tilt.reward(path.x0)
         return Loss((tilt.alpha * path.kl - reward).mean(), facts(tilt, reward, path.kl))
+
+    def _score_function(self, tilt: Tilt, roles: Roles, generator: torch.Generator) -> Loss:
+        ref = roles.ref if self.kl else None
+        path = scored(roles.theta, ref, self.batch, generator=generator, save_memory=self.save_memory, cond=tilt.cond)
+        reward = tilt.reward(path.x0)
+        returns = (reward - tilt.alpha * path.kl).detach()
+        advantage = LeaveOneOut()(returns, group_size(self.batch, tilt.cond, None, "Reinforce"))
+        assert path.log_prob is not None
+        value = tilt.alpha * path.kl - advantage * path.log_prob
+        return Loss(value.mean(), facts(tilt, reward, path.kl))
 
 
 def facts(tilt: Tilt, reward: Tensor, kl: Tensor) -> dict[str, float]:
@@ -96,44 +118,13 @@ class DRAKES(RewardBackprop):
     Differs from the published code on purpose: the KL is that of the steps taken at masked sites with the size of the step
     (published: of sites that are unmasked already, where both models agree on hard states, and without it); hard tokens
     forward by default (published: soft states that inference never sees).
-
-    Args:
-        estimator: `GumbelSoftmax` (straight-through or soft, annealed), or `Reinforce`, which needs no gradient of the
-            reward and is unbiased.
+    `PublishedDRAKES` is the published objective.
     """
-
-    estimator: GumbelSoftmax | Reinforce = field(default_factory=GumbelSoftmax)
 
     def check(self, tilt: Tilt) -> None:
         if not tilt.diffusion.is_tokens:
             raise ValueError("DRAKES tunes models of tokens; for continuous states use AlignProp.")
-        if isinstance(self.estimator, Reinforce):
-            need_steps(tilt, "DRAKES with Reinforce", noise=True)
-            group_size(self.batch, tilt.cond, None, "Reinforce")
-            return
-        sampler = tilt.diffusion.sampler
-        if sampler != Ancestral():
-            raise ValueError(
-                f"DRAKES backpropagates through plain ancestral steps, not through {sampler}. Use Ancestral(), or "
-                "estimator=Reinforce(), which needs only draws and their log-probabilities."
-            )
         super().check(tilt)
-
-    def _tokens(self) -> TokenGradient:
-        assert isinstance(self.estimator, GumbelSoftmax)
-        return self.estimator
-
-    def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
-        if isinstance(self.estimator, GumbelSoftmax):
-            return super().loss(tilt, roles, batch, generator, progress)
-        ref = roles.ref if self.kl else None
-        path = scored(roles.theta, ref, self.batch, generator=generator, save_memory=self.save_memory, cond=tilt.cond)
-        reward = tilt.reward(path.x0)
-        returns = (reward - tilt.alpha * path.kl).detach()
-        advantage = LeaveOneOut()(returns, group_size(self.batch, tilt.cond, None, "Reinforce"))
-        assert path.log_prob is not None
-        value = tilt.alpha * path.kl - advantage * path.log_prob
-        return Loss(value.mean(), facts(tilt, reward, path.kl))
 
 
 @dataclass(frozen=True)
@@ -165,8 +156,11 @@ class REFL(AlignProp):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kl or not 0 < self.late <= 1:
-            raise ValueError(f"REFL(kl={self.kl}, late={self.late}): expected kl=False and 0 < late <= 1.")
+        if self.kl or not 0 < self.late <= 1 or isinstance(self.estimator, Reinforce):
+            raise ValueError(
+                f"REFL(kl={self.kl}, late={self.late}, estimator={self.estimator}): expected kl=False, 0 < late <= 1, and no "
+                "Reinforce, since the reward's gradient is what it learns from."
+            )
 
     def loss(self, tilt: Tilt, roles: Roles, batch: Any, generator: torch.Generator, progress: float) -> Loss:
         theta, times = roles.theta, roles.theta.times

@@ -12,15 +12,17 @@ from typing import Any, ClassVar
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cost import Cost
+from ..denoiser import innermost
 from ..diffusion import Diffusion, check_count
 from ..states import match_rows
 from ..tilt import Tilt
-from ..training import follow, warm
-from .roles import Decay, Roles, cast_roles
-from .state import KEPT, State, check_finite
+from ..training import warm
+from .conditions import Conditions
+from .roles import Adapter, Decay, Guidance, Roles, cast_roles, guided
+from .state import KEPT, State, check_fabric, check_finite, is_sharded
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Tuning:
         clip: largest gradient norm (inf: none).
         average: decay of the averaged weights that are returned, which starts faster (`training.warm`), or 0 for the last
             weights themselves.
+        guidance: roles that are asked under classifier-free guidance, each at its own strength: "theta", "ref", or an average
+            such as "old". What is returned is the model itself, to be guided as one likes.
+        conditions: what every micro-batch draws its conditions from, beside those of the tilt (None: the tilt's alone).
+        adapter: None trains all weights, or those that require gradients where some do not; `LoRA` trains low-rank
+            adapters beside them. What is not trained is held once, by all roles, the given model and the returned one.
     """
 
     steps: int = 500
@@ -79,8 +86,12 @@ class Tuning:
     final_rate: float = 1.0
     clip: float = 1.0
     average: float = 0.0
+    guidance: Mapping[str, Guidance] = field(default_factory=dict)
+    conditions: Conditions | None = None
+    adapter: Any = None
 
     updates: ClassVar[int] = 1  # optimiser steps a round of collected samples is used for
+    needs: ClassVar[tuple[str, ...]] = ()  # roles that the objective asks besides theta
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate"):
@@ -94,6 +105,9 @@ class Tuning:
             raise ValueError(
                 f"final_rate={self.final_rate}, warmup={self.warmup}: expected a part in [0, 1] and at least 0 steps."
             )
+
+        if self.adapter is not None and not hasattr(self.adapter, "attach"):
+            raise ValueError(f"adapter is {self.adapter!r}; expected None, or an adapter such as LoRA(rank=8).")
 
     def check(self, tilt: Tilt) -> None:
         """Raise ValueError for a tilt that this method cannot serve, before anything is computed."""
@@ -111,6 +125,13 @@ class Tuning:
     def averages(self) -> dict[str, Decay]:
         """Averages of theta that the objective asks for, by name, with their decay by step."""
         return {}
+
+    @property
+    def even(self) -> bool:
+        """Whether all micro-batches ask the network equally often, which sharded weights need: each call gathers them from
+        all processes. Steps drawn anew for every micro-batch do not."""
+        draws = (getattr(self, "stride", 1) > 1, getattr(self, "random_last", False), hasattr(self, "late"))
+        return not any(draws)
 
     def collect(self, tilt: Tilt, roles: Roles, generator: torch.Generator) -> Any:
         """What a micro-batch learns from: samples, rewards, advantages. Runs without gradient. Default: nothing."""
@@ -143,6 +164,9 @@ def fit(
     fabric: Any = None,
 ) -> Diffusion:
     """Train to the end and return the tuned model, frozen: again a `Diffusion`, to be sampled, steered or tuned.
+
+    With an adapter it holds the adapters beside the pretrained weights, whose memory it shares with the given model;
+    `merged` makes a plain model of it, `save_adapter` keeps the adapters alone.
 
     Args:
         generator: gives the run its seed.
@@ -188,19 +212,68 @@ def train(
 
 def _start(method: Tuning, tilt: Tilt, seed: int, checkpoint: str | Path | None, fabric: Any) -> tuple[State, Tilt]:
     """The state at the run's beginning or last checkpoint, and the tilt with its law and condition on the run's device."""
-    method.check(tilt)
-    match_rows(tilt.cond, method.batch)
-    roles = cast_roles(tilt.diffusion, _averages(method))
+    check_run(method, _conditioned(tilt, method, torch.Generator().manual_seed(0)))
     fabric = _fabric(tilt.diffusion) if fabric is None else fabric
     if method.accumulate % fabric.world_size:
         raise ValueError(f"accumulate={method.accumulate} micro-batches cannot be shared among {fabric.world_size}.")
+    check_fabric(fabric)
+    if is_sharded(fabric) and not method.even:
+        raise ValueError(
+            f"{type(method).__name__} draws anew for every micro-batch how often it asks the network, and processes that share "
+            "its weights must ask together. Use DDP, or stride=1, random_last=False."
+        )
+    diffusion = tilt.diffusion if tilt.diffusion.device == fabric.device else tilt.diffusion.to(fabric.device)
+    roles = cast_roles(diffusion, _averages(method), method.adapter, seed)
+    _enough_bits(roles)
     # A function's address is another one in every process.
     identity = {"kind": "tuning", "seed": seed, "method": re.sub(r" at 0x[0-9a-f]+", "", repr(method))}
     identity["alpha"] = tilt.alpha
     state = State(roles, method.learning_rate, fabric, identity, None if checkpoint is None else Path(checkpoint))
     state.resume()
     cond = apply_to_collection(tilt.cond, Tensor, lambda leaf: leaf.to(fabric.device))
-    return state, replace(tilt, diffusion=roles.ref, cond=cond)
+    return state, replace(tilt, diffusion=state.roles.ref, cond=cond)
+
+
+def check_run(method: Tuning, tilt: Tilt) -> None:
+    """Whether the method can serve the tilt, its objective has the roles that it needs, and the adapter fits the network.
+
+    Raises:
+        ValueError: one of these does not hold.
+        ModuleNotFoundError: the adapter's package is missing.
+    """
+    name, averages = type(method).__name__, _averages(method)
+    if type(method).loss is Tuning.loss:
+        raise ValueError(f"{name} has no loss. Take one of the methods in tiltflow.core.tuning, or give it one.")
+    clashes = {"theta", "ref"} & averages.keys() | ({KEPT} & method.averages.keys())
+    if clashes:
+        raise ValueError(f"{name} calls an average {' and '.join(sorted(clashes))}, which is taken. Use another name.")
+    asked = [*method.needs, *(v for v in (getattr(method, key, None) for key in ("source", "samples")) if v)]
+    missing = [role for role in asked if role not in {"theta", "ref", *averages}]
+    if missing:
+        raise ValueError(
+            f"{name} needs the role {missing[0]!r}, and there are only {', '.join(['theta', 'ref', *averages])}. Give its "
+            "decay in `averages`."
+        )
+    unguided = method.guidance.keys() - {"theta", "ref", *averages}
+    if unguided:
+        there = ", ".join(["theta", "ref", *averages])
+        raise ValueError(f"{name} has no role {min(unguided)!r} that could be guided; there are {there}.")
+    method.check(tilt)
+    match_rows(tilt.cond, method.batch)
+    if method.adapter is not None:
+        adapter: Adapter = method.adapter
+        network = innermost(tilt.diffusion.denoiser).network
+        if isinstance(network, nn.Module):  # if not, there is nothing to train, which is told for all methods alike
+            adapter.check(network)
+
+
+def _enough_bits(roles: Roles) -> None:
+    few = {p.dtype for p in roles.theta.denoiser.parameters() if p.requires_grad and p.dtype.itemsize < 4}
+    if few:
+        raise ValueError(
+            f"The weights to be trained are {', '.join(map(str, few))}, in which small steps and averages are lost. Give the "
+            "model in float32 (and Fabric precision='bf16-true' to compute in bfloat16), or train an adapter."
+        )
 
 
 def _averages(method: Tuning) -> dict[str, Decay]:
@@ -228,18 +301,34 @@ def _run(state: State, method: Tuning, tilt: Tilt, save_every: int) -> Iterator[
     while state.step < total and not state.stopped:
         number = state.step // method.updates
         with state.meter, torch.no_grad():
-            batches = {j: method.collect(tilt, state.roles, _generator(state.seed, number, j, 0)) for j in mine}
+            tilts = {j: _conditioned(tilt, method, _generator(state.seed, number, j, -1)) for j in mine}
+            roles = guided(state.roles, method.guidance)
+            batches = {j: method.collect(tilts[j], roles, _generator(state.seed, number, j, 0)) for j in mine}
         for update in range(method.updates):
             with state.meter:
-                facts = _update(state, method, tilt, batches, number, update, total)
+                facts = _update(state, method, roles, tilts, batches, number, update, total)
             state.record(facts)
             yield Progress(state.step, total, facts, state.meter.cost, state.model, state.curve)
         if (number + 1) % save_every == 0 or state.step == total:
             state.save()
 
 
+def _conditioned(tilt: Tilt, method: Tuning, generator: torch.Generator) -> Tilt:
+    """The tilt under the conditions that a micro-batch draws."""
+    if method.conditions is None:
+        return tilt
+    return replace(tilt, cond=method.conditions.draw(method.batch, tilt.cond, tilt.diffusion.device, generator))
+
+
 def _update(
-    state: State, method: Tuning, tilt: Tilt, batches: dict[int, Any], number: int, update: int, total: int
+    state: State,
+    method: Tuning,
+    roles: Roles,
+    tilts: Mapping[int, Tilt],
+    batches: Mapping[int, Any],
+    number: int,
+    update: int,
+    total: int,
 ) -> dict[str, float]:
     """One optimiser step over all micro-batches of this process."""
     progress = state.step / max(1, total - 1)
@@ -247,14 +336,14 @@ def _update(
     for place, (j, batch) in enumerate(batches.items(), start=1):
         with state.unsynchronised(place < len(batches)):
             generator = _generator(state.seed, number, j, 1 + update)
-            loss = method.loss(tilt, state.roles, batch, generator, progress)
+            loss = method.loss(tilts[j], roles, batch, generator, progress)
             value = float(loss.value.detach())
             check_finite("loss", value, state.step)
-            state.fabric.backward(loss.value / len(batches))
+            state.fabric.backward(state.attached(loss.value) / len(batches))
         facts.append({"loss": value, **loss.facts})
     norm = state.apply(method.rate(state.step), method.clip)
     for name, decay in _averages(method).items():
-        follow(state.roles[name].denoiser, state.theta.denoiser, decay(state.step))
+        state.follow(name, decay(state.step))
     return state.mean(facts) | {"gradient": norm}
 
 

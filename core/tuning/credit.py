@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+
+from ..states import rows_of
 
 
 class Credit(Protocol):
@@ -120,9 +121,7 @@ def group_size(batch: int, cond: Any, size: int | None, name: str) -> int:
     Raises:
         ValueError: samples, conditions and groups do not divide each other, or groups of one.
     """
-    rows: list[int] = [1]
-    apply_to_collection(cond, Tensor, lambda leaf: rows.append(len(leaf)))
-    conditions = max(rows)
+    conditions = rows_of(cond)
     each = batch // conditions
     size = each if size is None else size
     if batch % conditions or size < 2 or each % size:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..diffusion import Diffusion
 from ..storage import load_tensors, save_tensors
+from ..tilt import call_reward
 from .base import Progress
 from .roles import frozen
 
@@ -25,7 +25,7 @@ class HeldOut:
         reward: samples `[n, *shape]` -> `[n]`; n, seed: of the samples; cond: as in `Tilt`.
     """
 
-    reward: Callable[[Tensor], Any]
+    reward: Callable[..., Any]
     n: int = 128
     seed: int = 0
     cond: Any = None
@@ -33,7 +33,7 @@ class HeldOut:
     def __call__(self, model: Diffusion) -> float:
         x = model.sample(self.n, generator=torch.Generator().manual_seed(self.seed), cond=self.cond)
         with torch.no_grad():
-            return float(torch.as_tensor(self.reward(x)).double().mean())
+            return float(torch.as_tensor(call_reward(self.reward, x, self.cond)).double().mean())
 
 
 @dataclass

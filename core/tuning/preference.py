@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -14,6 +13,7 @@ from ..diffusion import check_count
 from ..states import index_tree, match_rows
 from ..tilt import Tilt
 from .base import Loss, Tuning
+from .conditions import digest
 from .credit import group_size
 from .forward import Bounds, need_bounds
 from .roles import Roles
@@ -47,10 +47,7 @@ class Pairs:
 
     def __repr__(self) -> str:
         """Names the content, so that a run is not resumed on other pairs."""
-        digest = hashlib.blake2b(digest_size=8)
-        for part in (self.winner, self.loser):
-            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
-        return f"Pairs({len(self)}, {digest.hexdigest()})"
+        return f"Pairs({len(self)}, {digest([self.winner, self.loser, self.cond])})"
 
 
 @dataclass(frozen=True)

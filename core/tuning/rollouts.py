@@ -73,11 +73,32 @@ def backprop(
     total = torch.zeros(n, device=x.device, dtype=torch.float64)
     for k, (t, s) in enumerate(pairwise(times)):
         early = last is not None and k < len(times) - 1 - last
-        step = _relaxed(theta, ref, tokens, t, s, _reseed(generator), progress, cond)
+        step = _relaxed(theta, ref, tokens, t, s, reseed(generator), progress, cond)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (early and ref is None)):
-            x, kl = _take(step, x.detach() if early else x, save_memory)
+            x, kl = take(step, x.detach() if early else x, save_memory)
         total = total + kl
     return Path(x[..., : theta.process.vocab] if theta.is_tokens else x, total)  # type: ignore[attr-defined]
+
+
+def one_step(
+    theta: Diffusion,
+    ref: Diffusion | None,
+    x: Tensor,
+    t: float,
+    s: float,
+    tokens: TokenGradient,
+    *,
+    generator: torch.Generator,
+    progress: float = 1.0,
+    save_memory: bool = True,
+    cond: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """One differentiable step from states x `[B, *shape]` that carry no gradient: x_s (relaxed tokens `[B, L, S]`), and the
+    divergence from the reference's step, float64 `[B]` nats. Arguments as in `backprop`."""
+    if theta.is_tokens:
+        x = one_hot(x, theta.symbols, next(theta.denoiser.parameters()).dtype)
+    x_s, kl = take(_relaxed(theta, ref, tokens, t, s, reseed(generator), progress, cond), x, save_memory)
+    return x_s, kl
 
 
 def scored(
@@ -93,7 +114,7 @@ def scored(
     x = theta.prior(n, generator=generator)
     log_prob = total = torch.zeros(n, device=x.device, dtype=torch.float64)
     for t, s in pairwise(theta.times.tolist()):
-        x, gained, kl = _take(_plain(theta, ref, t, s, _reseed(generator), cond), x, save_memory)
+        x, gained, kl = take(_plain(theta, ref, t, s, reseed(generator), cond), x, save_memory)
         log_prob, total = log_prob + gained, total + kl
     return Path(x, total, log_prob)
 
@@ -120,14 +141,14 @@ def divergence(
     return snr / 2 * (step.mean - other.mean).double().square().flatten(1).sum(1)
 
 
-def _take(step: Step, x: Tensor, save_memory: bool) -> tuple[Tensor, ...]:
+def take(step: Step, x: Tensor, save_memory: bool) -> tuple[Tensor, ...]:
     if not save_memory or not torch.is_grad_enabled():
         return step(x)
     out: tuple[Tensor, ...] = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
     return out
 
 
-def _reseed(generator: torch.Generator) -> Callable[[], torch.Generator]:
+def reseed(generator: torch.Generator) -> Callable[[], torch.Generator]:
     """Makes, as often as asked, the same new generator: a step that is run again draws again what it drew, and nothing
     random is stored between."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))

@@ -19,12 +19,14 @@ from ..core.tuning import (
     RAM,
     REFL,
     RWR,
+    VARD,
     AlignProp,
     Bounds,
     DiffusionDPO,
     DiffusionNFT,
     GumbelSoftmax,
     PolicyGradient,
+    PublishedDRAKES,
     Reinforce,
     Tuning,
 )
@@ -184,6 +186,11 @@ TRAINERS: dict[str, Trainer] = {
             ),
         },
     ),
+    "drakes_published": Trainer(
+        "DRAKES as published",
+        False,
+        {"": Variant(lambda **given: PublishedDRAKES(**given, save_memory=False), (PARALLEL,))},
+    ),
     "alignprop": Trainer(
         "AlignProp",
         True,
@@ -230,6 +237,9 @@ TRAINERS: dict[str, Trainer] = {
     "epg": Trainer("EPG", False, {"": Variant(EPG, (ONE,))}),
     "nft": Trainer("DiffusionNFT", False, {"": Variant(DiffusionNFT, FORWARD)}),
     "ram": Trainer("RAM", False, {"": Variant(RAM, FORWARD)}),
+    "vard": Trainer(
+        "VARD, plug-in value", False, {"": Variant(lambda **given: VARD(**given, save_memory=False), (LINE,))}
+    ),
     "refl": Trainer("ReFL", False, {"": Variant(REFL, (LINE,))}),
 }
 

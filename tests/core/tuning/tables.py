@@ -6,9 +6,10 @@ import torch
 from tiltflow.core import Diffusion, Tilt
 from tiltflow.core.samplers import Ancestral, Sampler
 from tiltflow.core.worlds import MaskedWorld, MixtureWorld, TableReward, UniformWorld, trainable_tilt
+from tiltflow.core.worlds.trainable import spread
 from torch import Tensor
 
-__all__ = ["TableReward", "disturb", "gradient", "masked", "mixture", "uniform"]
+__all__ = ["TableReward", "disturb", "gradient", "masked", "mixture", "spread", "uniform"]
 
 
 def masked(

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs, Tilt
+from tiltflow.core.denoiser import innermost
 from tiltflow.core.processes import Masked
 from tiltflow.core.training import warm
-from tiltflow.core.tuning import DRAKES, HeldOut, KeepBest, KLBudget, Loss, Progress, Reinforce, Tuning, fit, train
-from tiltflow.core.tuning.roles import innermost
+from tiltflow.core.tuning import (
+    DRAKES,
+    GRPO,
+    REFL,
+    AlignProp,
+    HeldOut,
+    KeepBest,
+    KLBudget,
+    Loss,
+    Progress,
+    Reinforce,
+    Tuning,
+    fit,
+    train,
+)
 
 from .tables import TableReward, masked
 
@@ -188,6 +203,73 @@ def test_too_few_micro_batches_for_the_processes_are_refused():
     _, tilt = masked()
     with pytest.raises(ValueError, match="cannot be shared among 2"):
         fit(replace(METHOD, accumulate=3), tilt, fabric=Two())
+
+
+@dataclass(frozen=True)
+class Asking(Counting):
+    """Asks for roles, and offers averages."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    offers: tuple[str, ...] = ()
+    samples: str = "theta"
+
+    @property
+    def averages(self):
+        return dict.fromkeys(self.offers, lambda step: 0.0)
+
+
+@dataclass(frozen=True)
+class NeedsOld(Asking):
+    needs: ClassVar[tuple[str, ...]] = ("ref", "old")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Tuning(steps=1), "Tuning has no loss"),
+        (NeedsOld(log=([],)), "NeedsOld needs the role 'old', and there are only theta, ref. Give its decay"),
+        (NeedsOld(log=([],), average=0.5, offers=("ema",)), "there are only theta, ref, ema, kept"),
+        (Asking(log=([],), samples="old"), "needs the role 'old'"),
+        (Asking(log=([],), offers=("theta",)), "calls an average theta, which is taken"),
+        (Asking(log=([],), offers=("kept",), average=0.5), "calls an average kept, which is taken"),
+    ],
+)
+def test_an_objective_without_what_it_needs_is_refused_when_the_run_is_built(method, message):
+    with pytest.raises(ValueError, match=message):
+        method.fit(masked()[1], generator=seeded())
+    assert not getattr(method, "log", ([],))[0]
+    NeedsOld(steps=1, log=([],), offers=("old",)).fit(masked()[1], generator=seeded())
+
+
+def pretended(strategy: str, tensor_parallel: int = 1, precision: str = "32-true"):
+    """A Fabric of two processes, as far as refusals look at it."""
+    mesh = {"tensor_parallel": SimpleNamespace(size=lambda: tensor_parallel)}
+    kind = type(strategy, (), {"precision": SimpleNamespace(precision=precision), "device_mesh": mesh})
+    return SimpleNamespace(world_size=2, strategy=kind(), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("fabric", "method", "message"),
+    [
+        (pretended("FSDPStrategy"), METHOD, "strategy is FSDPStrategy; expected a single device, DDPStrategy or"),
+        (pretended("DeepSpeedStrategy"), METHOD, "strategy is DeepSpeedStrategy"),
+        (pretended("ModelParallelStrategy", 2), METHOD, "tensor_parallel_size is 2; expected 1"),
+        (pretended("DDPStrategy", precision="16-mixed"), METHOD, "precision is '16-mixed'"),
+        (pretended("ModelParallelStrategy", precision="bf16-true"), METHOD, "weights are sharded: .* Use 'bf16-mixed'"),
+        (pretended("ModelParallelStrategy"), GRPO(batch=8, stride=2), "GRPO draws anew .* Use DDP, or stride=1"),
+    ],
+)
+def test_ways_to_compute_that_would_not_be_right_are_refused(fabric, method, message):
+    with pytest.raises(ValueError, match=message):
+        fit(replace(method, accumulate=2), masked()[1], fabric=fabric)
+
+
+def test_methods_say_whether_micro_batches_ask_equally_often():
+    assert METHOD.even
+    assert GRPO().even
+    assert not GRPO(stride=2).even
+    assert not AlignProp(random_last=True).even
+    assert not REFL().even
 
 
 def test_progress_tells_facts_cost_and_curve():

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiltflow.core.denoiser import innermost
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
-from tiltflow.core.tuning import fit, train
+from tiltflow.core.tuning import LoRA, fit, train
+from tiltflow.core.tuning.state import digest
 
 from . import resume_job
 from .resume_job import METHOD, run, tilt
@@ -121,6 +123,26 @@ def test_a_loop_that_is_left_goes_on_from_its_checkpoint(tmp_path):
     costs = [replace(progress.cost, seconds=0.0) for progress in (rest[-1], uninterrupted[-1])]
     assert costs[0] == costs[1]
     assert not list(train(METHOD, tilt(), checkpoint=tmp_path / "c"))
+
+
+@pytest.mark.parametrize("moment", [2, 6, 11])
+def test_a_run_of_adapters_goes_on_bit_by_bit(moment, tmp_path):
+    """Its checkpoint holds what is trained, once for theta and once for the average, and no pretrained weight."""
+    pytest.importorskip("peft")
+    method = replace(METHOD, adapter=LoRA(rank=2))
+    uninterrupted = method.fit(tilt(), generator=torch.Generator().manual_seed(0))
+    options = {"checkpoint": tmp_path / "c", "save_every": 1}
+    with pytest.raises(Killed):
+        method.fit(tilt(killed_at(moment)), generator=torch.Generator().manual_seed(0), **options)
+    torch.manual_seed(moment)
+    again = method.fit(tilt(), generator=torch.Generator().manual_seed(0), **options)
+    assert digest(again.denoiser) == digest(uninterrupted.denoiser)
+    trained = [name for name in load_tensors(tmp_path / "c")[0] if not name.startswith("optimiser.")]
+    assert all("lora_" in name for name in trained)
+    assert len(trained) == 2 * 2 * len(LoRA().choose(innermost(tilt().diffusion.denoiser).network))
+    changed = replace(method, adapter=LoRA(rank=2, scale=2.0))
+    with pytest.raises(StorageError, match="other method"):
+        changed.fit(tilt(), generator=torch.Generator().manual_seed(0), **options)
 
 
 @pytest.mark.parametrize("other", ["seed", "method", "alpha", "model"])

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs, Tilt
-from tiltflow.core.denoiser import Estimator
+from tiltflow.core.denoiser import Estimator, around, innermost
 from tiltflow.core.networks import ConvDenoiser
 from tiltflow.core.processes import Masked
-from tiltflow.core.tuning import DRAKES, Reinforce
-from tiltflow.core.tuning.roles import around, cast_roles, frozen, innermost, trainable
+from tiltflow.core.training import follow
+from tiltflow.core.tuning import DRAKES, LoRA, Reinforce
+from tiltflow.core.tuning.roles import cast_roles, frozen, trainable
 from tiltflow.core.worlds import MaskedWorld
 
 from .tables import masked
@@ -31,6 +32,76 @@ def test_roles_share_no_weights():
     assert roles["theta"] is roles.theta
     assert roles["ref"] is roles.ref
     assert [any(p.requires_grad for p in roles[n].denoiser.parameters()) for n in ("theta", "ref", "old")] == [1, 0, 0]
+
+
+def partly(rank: int = 0) -> tuple[Diffusion, LoRA | None]:
+    """A model of which adapters are trained, or of which the user froze all but the last layer."""
+    network = ConvDenoiser(3, 4, channels=32, kernel=3, dilations=(1, 2))
+    if not rank:
+        network.requires_grad_(False)
+        network.head[-1].requires_grad_(True)
+    return Diffusion(Masked(3), network, (4,)), LoRA(rank=rank) if rank else None
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_nothing_trains_is_held_once(rank):
+    """By theta, the reference, averages, copies of them and the given model; what is trained is not shared."""
+    if rank:
+        pytest.importorskip("peft")
+    model, adapter = partly(rank)
+    roles = cast_roles(model, {"old": lambda step: 0.0, "ema": lambda step: 0.9}, adapter, seed=1)
+    every = [model, roles.theta, roles.ref, roles["old"], roles["ema"], frozen(roles.theta), frozen(roles["ema"])]
+    memory = {p.data_ptr(): p.nbytes for own in every for p in own.denoiser.parameters()}
+    trained = [p for p in roles.theta.denoiser.parameters() if p.requires_grad]
+    base = sum(p.nbytes for p in model.denoiser.parameters())
+    holders = 5 if rank else 7  # the given model and the reference have no adapters
+    untrained = base if rank else base - sum(p.nbytes for p in trained)
+    assert sum(memory.values()) == untrained + holders * sum(p.nbytes for p in trained)
+    assert sum(p.nbytes for p in trained) < base / 4
+    assert not any(p.data_ptr() == q.data_ptr() for p in trained for q in roles["ema"].denoiser.parameters())
+    moved = frozen(roles.theta).denoiser.to(torch.float64)
+    assert {p.dtype for p in moved.parameters()} == {torch.float64}
+    assert {p.dtype for own in every for p in own.denoiser.parameters()} == {torch.float32}  # nobody else moved
+
+
+def test_averages_follow_what_is_trained():
+    model, _ = partly()
+    roles = cast_roles(model, {"ema": lambda step: 0.9})
+    with torch.no_grad():
+        for p in roles.theta.denoiser.parameters():
+            if p.requires_grad:
+                p.add_(1.0)
+    before = [p.clone() for p in roles["ema"].denoiser.parameters()]
+    follow(roles["ema"].denoiser, roles.theta.denoiser, 0.75)
+    for p, old, new in zip(roles["ema"].denoiser.parameters(), before, roles.theta.denoiser.parameters(), strict=True):
+        assert torch.allclose(p, old + 0.25 * new.requires_grad)
+
+
+def test_a_part_that_was_frozen_stays_so_when_a_tuned_model_is_tuned_again():
+    model, _ = partly()
+    tilt = Tilt(replace(model, steps=4), lambda x: x.double().mean(1), 0.1)
+    once = METHOD.fit(tilt, generator=torch.Generator().manual_seed(0))
+    twice = METHOD.fit(replace(tilt, diffusion=once), generator=torch.Generator().manual_seed(1))
+    for name, p in innermost(twice.denoiser).network.named_parameters():
+        q = innermost(once.denoiser).network.get_parameter(name)
+        assert (p.data_ptr() == q.data_ptr()) == (not name.startswith("head.2"))
+        assert torch.equal(p, q) == (not name.startswith("head.2"))
+
+
+def test_a_steady_denoiser_asks_for_every_row_and_gives_the_same():
+    calls = []
+
+    class Network(ConvDenoiser):
+        def forward(self, x, t=None):
+            calls.append(len(x))
+            return super().forward(x, t)
+
+    model = Diffusion(Masked(3), Network(3, 4, channels=8, kernel=3, dilations=(1,)), (4,))
+    steady = around(model.denoiser, innermost(model.denoiser).network, steady=True)
+    for x in ([[3, 1, 0, 3], [0, 1, 2, 0], [3, 3, 3, 3]], [[0, 1, 2, 0]], [[3, 3, 3, 3]]):
+        states = torch.tensor(x)
+        assert torch.allclose(steady(states, 0.5), model.denoiser(states, 0.5))
+    assert calls == [3, 2, 1, 1, 1]  # the settled row is asked for too, also where it is the only one
 
 
 def test_training_leaves_the_pretrained_model_alone():

@@ -50,7 +50,15 @@ class Plan:
     fault: float = 0.1
 
 
-FAST: dict[str, Any] = {"shown": (1, 64), "sampled": (), "draws": 20_000, "work": 2.5e5, "fault": 0.2, "quick": True}
+FAST: dict[str, Any] = {
+    "shown": (1, 64),
+    "sampled": (),
+    "draws": 20_000,
+    "work": 2.5e5,
+    "fault": 0.2,
+    "quick": True,
+    "batches": 24,
+}
 QUICK_WORLDS = ("masked", "uniform", "mixture")
 
 

@@ -8,14 +8,40 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiltflow.core import SMC, SVDD, BestOfN, Doob, ImportanceResampling, PosteriorMean, steering
-from tiltflow.core.worlds import MaskedWorld, MixtureWorld, UniformWorld, relative_entropy, total_variation
+from tiltflow.core import SMC, SVDD, BestOfN, Doob, ImportanceResampling, PosteriorMean, steering, tuning
+from tiltflow.core.samplers import Ancestral
+from tiltflow.core.tuning import DRAKES, RWR, PolicyGradient, Reinforce, Tuning
+from tiltflow.core.worlds import (
+    MaskedWorld,
+    MixtureWorld,
+    UniformWorld,
+    relative_entropy,
+    total_variation,
+    trainable_tilt,
+)
 from tiltflow.core.worlds.statistics import mean_scores
-from tiltflow.verify import METHODS, WORLDS, measure, refer, report
+from tiltflow.verify import (
+    GROUNDS,
+    METHODS,
+    TRAINERS,
+    WORLDS,
+    ExactAscent,
+    measure,
+    measure_bias,
+    measure_trainer,
+    refer,
+    report,
+    show,
+)
+from tiltflow.verify.bias import _normal, relative_bias
 from tiltflow.verify.cases import VALUES, Method, cases
 from tiltflow.verify.command import main
+from tiltflow.verify.measure import generator as generator_of
 from tiltflow.verify.measure import tilt_of
 from tiltflow.verify.reference import _measured
+from tiltflow.verify.run import FAST, Plan
+from tiltflow.verify.run import run as run_plan
+from tiltflow.verify.trainers import QUICK, Trainer, Variant, courses
 
 WORLD = MaskedWorld(3, 2, seed=4, alpha=0.8)
 
@@ -181,6 +207,99 @@ def test_equal_weights_are_compared_to_nine_digits():
     assert mean_scores(ones * (1 + 1e-6), ones[0])[0] > 100
 
 
+# --- one trainer ----------------------------------------------------------------------------------------------------
+
+SMALL = MaskedWorld(2, 2, seed=1, alpha=0.5)
+SHORT = {"steps": 30, "batch": 64, "learning_rate": 0.1, "clip": 10.0}
+
+
+def test_the_numbers_of_a_trainer_are_those_of_the_world():
+    tilt, method = trainable_tilt(SMALL, sampler=Ancestral(), steps=2), DRAKES(**SHORT, save_memory=False)
+    row = measure_trainer(method, SMALL, tilt=tilt, names=("a", "b", "c"))
+    again = method.fit(tilt, generator=generator_of(0, "a", "b", "c"))
+    law = SMALL.base_law(again).detach()
+    assert row.gap == pytest.approx(SMALL.gap(again, tilt), abs=1e-12)
+    assert row.tv == pytest.approx(total_variation(law, SMALL.tilted), abs=1e-12)
+    assert row.reward == pytest.approx(float(law @ SMALL.rewards), abs=1e-10)
+    assert row.kl == pytest.approx(float(SMALL._path_kl(again, tilt, None).detach()), abs=1e-10)
+    bound = tilt.alpha * SMALL.log_z_of(tilt.diffusion)
+    assert row.gap == pytest.approx(bound - row.reward + tilt.alpha * row.kl, abs=1e-10)
+    assert 0 < row.floor < row.gap < row.before
+    assert (row.steps, row.batch, row.training_calls) == (30, 64, 30 * 64)
+    assert row.training_rows == 30 * 64 * 2 * 2  # two steps, by the model and by its reference
+
+
+def test_exact_ascent_has_no_gap_where_a_model_can_be_p_star(capsys):
+    row = measure_trainer(ExactAscent(steps=120, world=SMALL), SMALL)
+    assert row.gap < 1e-4
+    assert row.floor == row.gap
+    assert row.tv < 0.01
+    show([row, measure(Doob(), WORLD, draws=500)])
+    said = capsys.readouterr().out
+    assert "ExactAscent" in said
+    assert "Doob" in said
+
+
+def test_a_trainer_of_ones_own_is_measured_and_refused_as_any():
+    with pytest.raises(ValueError, match="AlignProp"):
+        measure_trainer(DRAKES(), MixtureWorld(1, steps=4))
+    row = measure_trainer(tuning.AlignProp(**SHORT | {"learning_rate": 0.01}), MixtureWorld(1, steps=4), floor=0.0)
+    assert row.gap < row.before
+    assert row.excess == row.gap
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_biases_are_freed_of_noise(generator):
+    """Over 400 repetitions the square is right on average, where that of the mean's error is three times too large."""
+    exact = torch.full((50,), 0.2, dtype=torch.float64)
+    shift = torch.zeros(50, dtype=torch.float64)
+    shift[0] = 0.3
+    noise = torch.randn(400, 20, 50, dtype=torch.float64, generator=generator(0)) / 4
+    found = [relative_bias(exact + shift + rows, exact) for rows in noise]
+    sizes, errors = torch.tensor(found, dtype=torch.float64).T
+    true = 0.3 / float(exact.norm())
+    assert float((sizes**2).mean().sqrt()) == pytest.approx(true, rel=0.02)
+    assert float(sizes.std()) == pytest.approx(float(errors.mean()), rel=0.15)
+    nothing = torch.tensor([relative_bias(exact + rows, exact) for rows in noise], dtype=torch.float64)
+    assert float((nothing[:, 0] < 2 * nothing[:, 1]).double().mean()) > 0.9
+
+
+def test_students_t_becomes_normal():
+    """At the upper 2.5 %, .05 % and .005 % points of tables."""
+    for t, df, z in ((2.2281, 10, 1.9600), (4.5869, 10, 3.2905), (3.6460, 30, 3.2905), (4.4824, 30, 3.8906)):
+        assert float(_normal(torch.tensor(-t, dtype=torch.float64), df)) == pytest.approx(-z, abs=1e-2)
+
+
+@dataclass(frozen=True)
+class Greedy(DRAKES):
+    """DRAKES that counts 0.8 of the divergence."""
+
+    def loss(self, tilt, roles, batch, generator, progress):
+        return super().loss(replace(tilt, alpha=0.8 * tilt.alpha), roles, batch, generator, progress)
+
+
+def test_unbiased_gradients_pass_and_broken_ones_are_caught():
+    options = {"steps": 2, "sampler": Ancestral(), "unbiased": True}
+    rows = [
+        measure_bias(method, SMALL, **options, batches=batches)
+        for method, batches in (
+            (DRAKES(batch=2000, estimator=Reinforce()), 32),
+            (PolicyGradient(batch=2000), 32),
+            (Greedy(batch=2000, estimator=Reinforce()), 32),
+            (DRAKES(batch=8, estimator=Reinforce()), 8),
+        )
+    ]
+    assert [row.outcome for row in rows] == ["pass", "pass", "fail", "underpowered"]
+    assert rows[0].bias < 2 * rows[0].error + 0.01
+    assert rows[2].bias > 5 * rows[2].error
+    relaxed = measure_bias(DRAKES(batch=2000), SMALL, steps=2, sampler=Ancestral(), batches=16)
+    assert relaxed.outcome is None
+    assert relaxed.bias > 3 * relaxed.error
+    assert 0.5 < relaxed.cosine < 0.999
+
+
 # --- the registries -------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +319,22 @@ def test_every_world_serves_every_method(name):
         case.method.check(tilt_of(world, VALUES[case.value](world)))
 
 
+def test_every_trainer_of_the_library_is_run_where_it_can_be():
+    library = {c for c in vars(tuning).values() if isinstance(c, type) and issubclass(c, Tuning)}
+    run = list(courses(tuple(GROUNDS), tuple(TRAINERS), quick=False, few=False))
+    assert {type(course.method) for course in run} >= library - {Tuning, tuning.RewardBackprop} - LATER
+    for course in run:
+        world, tilt = GROUNDS[course.world].make()
+        course.method.check(tilt)
+        assert course.limit is None or TRAINERS[course.key].aims
+        assert world.gap(tilt.diffusion, tilt) > 0.05
+    few = {course.names for course in courses(tuple(GROUNDS), tuple(TRAINERS), quick=True, few=True)}
+    assert few < {course.names for course in run}
+
+
+LATER = {tuning.CTRL, tuning.ClassifierFree}  # they add a condition to the model, of which J says nothing yet
+
+
 def test_the_first_order_of_a_multilinear_value_misses_nothing():
     tilt = tilt_of(WORLD, VALUES["multilinear"](WORLD))
     assert total_variation(WORLD.law(Doob("first-order"), tilt), WORLD.tilted) < 1e-6  # relaxed tokens are float32
@@ -215,8 +350,8 @@ def run(folder, *arguments):
     return code, json.loads(found[-1].read_text()) if found else None
 
 
-def without_seconds(content):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in content["rows"]]
+def without_seconds(content, kind="rows"):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in content[kind]]
 
 
 def test_what_is_asked_for_is_run_and_written(tmp_path, capsys):
@@ -258,9 +393,96 @@ def test_a_broken_method_makes_the_exit_code_1(tmp_path, monkeypatch, capsys):
     assert "masked: svdd, exact 16" in capsys.readouterr().out
 
 
+@pytest.fixture
+def small_grounds(monkeypatch):
+    """The two grounds of `--fast` on a world of four sequences, and three variants of DRAKES."""
+    for name in ("train-masked", "train-parallel"):
+        monkeypatch.setitem(GROUNDS, name, replace(GROUNDS[name], build=lambda: SMALL))
+    kept = {name: TRAINERS["drakes"].variants[name] for name in ("temperature 1", "temperature .3", "REINFORCE")}
+    monkeypatch.setitem(TRAINERS, "drakes", replace(TRAINERS["drakes"], variants=kept))
+    monkeypatch.setitem(FAST, "batches", 8)
+
+
+def test_trainers_are_run_and_written(tmp_path, capsys, small_grounds):
+    code, content = run(tmp_path, "method=exact", "method=rwr", "method=doob", "world=train-masked", "world=masked")
+    said = capsys.readouterr().out
+    assert code == 0
+    assert [(row["world"], row["method"]) for row in content["trained"]] == [
+        ("train-masked", "exact"),
+        ("train-masked", "rwr"),
+    ]
+    assert {row["world"] for row in content["rows"]} == {"masked"}
+    assert [claim["outcome"] for claim in content["claims"]] == ["pass", "pass"]
+    assert "2 claims about trainers; 0 failed" in said
+    assert "J = E[r] - alpha KL(path)" in " ".join(said.split())
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} >= {"verify.png", "trainers.png"}
+    with (folder / "verify.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert float(rows[-1]["gap"]) == content["trained"][-1]["gap"]
+    assert rows[-1]["law"] == rows[0]["gap"] == ""
+    assert "RWR from the reference ends at most 0.02 above the floor" in (folder / "report.html").read_text()
+
+
+def test_the_same_seed_trains_the_same(tmp_path, small_grounds, monkeypatch):
+    monkeypatch.setitem(QUICK, "steps", 15)
+    arguments = ("method=drakes,rwr", "world=train-parallel,train-masked")
+    first, again = (run(tmp_path / name, *arguments)[1] for name in ("a", "b"))
+    assert len(first["gradients"]) == 4
+    assert first["gradients"] == again["gradients"]
+    assert first["claims"] == again["claims"]
+    assert without_seconds(first, "trained") == without_seconds(again, "trained")
+    alone = run(tmp_path / "c", "method=rwr", "world=train-masked")[1]
+    assert without_seconds(alone, "trained") == [r for r in without_seconds(first, "trained") if r["method"] == "rwr"]
+    other = run(tmp_path / "d", "method=rwr", "world=train-masked", "seed=1")[1]
+    assert other["trained"][0]["gap"] != alone["trained"][0]["gap"]
+    sizes = {row["variant"]: row["bias"] for row in first["gradients"] if row["world"] == "train-parallel"}
+    assert sizes["temperature .3"] < sizes["temperature 1"]
+    found = {(claim["world"], claim["text"]): claim["outcome"] for claim in first["claims"]}
+    text = "DRAKES's gradient has less bias with temperature .3 than with temperature 1"
+    assert found["train-parallel", text] == "pass"
+    assert found["train-masked", "The gradient of DRAKES, REINFORCE has no bias"] != "fail"
+
+
+@pytest.mark.slow
+def test_trainers_reach_what_is_claimed():
+    """Exact ascent and REINFORCE 1e-3, DRAKES .01 above the floor; the bias falls with temperature and with longer backprop."""
+    plan = Plan((), (), grounds=("train-masked", "train-parallel"), trainers=("exact", "drakes"), seed=5)
+    result = run_plan(plan)
+    assert len(result.claims) == 12
+    assert {claim.outcome for claim in result.claims} == {"pass"}
+    gaps = {(row.world, row.method, row.variant): row for row in result.trained}
+    assert gaps["train-masked", "exact", ""].gap < 1e-4
+    assert gaps["train-masked", "drakes", "REINFORCE"].gap < 1e-3
+    assert gaps["train-parallel", "drakes", "temperature .3"].excess < 0.01
+
+
+def test_a_trainer_that_stops_short_makes_the_exit_code_1(tmp_path, monkeypatch, capsys):
+    lazy = Variant(
+        lambda **given: RWR(**given | {"learning_rate": 1e-4}), ("train-masked",), None, {"train-masked": 0.02}
+    )
+    monkeypatch.setitem(TRAINERS, "rwr", Trainer("RWR", True, {"": lazy}))
+    code, content = run(tmp_path, "method=rwr", "world=train-masked")
+    assert code == 1
+    assert content["failed"] == 1
+    assert "train-masked: RWR ends at most 0.02 above the floor" in capsys.readouterr().out
+
+
+def test_without_fabric_trainers_are_left_out_and_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tiltflow.verify.trainers.find_spec", lambda name: None)
+    code, content = run(tmp_path, "method=rwr,doob", "world=masked,train-masked")
+    assert code == 0
+    assert content["trained"] == []
+    assert "trainers is left out" not in (said := " ".join(capsys.readouterr().out.split()))
+    assert "trainers are left out: Training needs lightning-fabric: pip install 'tiltflow[tune]'." in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["method=drakes", "world=masked"], "none of the methods is run on these worlds"),
+        (["method=svdd", "world=train-masked"], "none of the methods is run on these worlds"),
+        (["method=drake"], "did you mean drakes?"),
         (["--method", "svd"], "did you mean svdd? (there are: best_of_n, importance"),
         (["world=mask"], "there are: masked"),
         (["--data-dir", "/nowhere"], "/nowhere is not a folder"),
@@ -295,5 +517,5 @@ def test_help(capsys):
     from tiltflow.cli import main as tiltflow
 
     assert tiltflow(["verify", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in (*METHODS, *WORLDS, "--fast", "--data-dir", "exit code"))
+    said = "".join(capsys.readouterr().out.split())
+    assert all(name in said for name in (*METHODS, *WORLDS, *TRAINERS, *GROUNDS, "--fast", "--data-dir", "exitcode"))

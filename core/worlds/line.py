@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..diffusion import Diffusion
 from ..transitions import GaussianTransition
+from ..tuning.rollouts import divergence
 
 Change = Callable[[Tensor, Tensor, float], Tensor]  # (middles of the next intervals [N], masses [N, N], s) -> masses
 Bounds = Callable[[float], tuple[float, float]]  # time -> where nearly all of the mass is
@@ -54,22 +55,44 @@ def push(
         bounds: range of the grid at a time; points: N; change: reweights a random step's masses (selection methods);
             still: the model that takes the steps without noise (None: the same).
     """
-    times = diffusion.times.tolist()
-    law = _prior(diffusion, bounds(times[0]), points)
     if not diffusion.sampler.single_step:
+        law = _prior(diffusion, bounds(float(diffusion.times[0])), points)
         path = diffusion.sampler.run(diffusion, law.edges.unsqueeze(1), diffusion.times)
         return replace(law, edges=deque(path, maxlen=1).pop()[1].squeeze(1))
+    return deque(walk(diffusion, bounds, points, change, still), maxlen=1).pop()
+
+
+def walk(
+    diffusion: Diffusion, bounds: Bounds, points: int, change: Change | None = None, still: Diffusion | None = None
+) -> Iterator[Intervals]:
+    """The laws at all times of a single-step sampler, from the prior to the end; arguments as in `push`."""
+    times = diffusion.times.tolist()
+    law = _prior(diffusion, bounds(times[0]), points)
+    yield law
     for t, s in pairwise(times):
         step = _step(still or diffusion, law.edges, t, s)
         if step.deterministic:
             law = replace(law, edges=step.mean.squeeze(1))
-            continue
-        edges = torch.linspace(*bounds(s), points + 1, dtype=torch.float64)
-        masses = _masses(_step(diffusion, law.middles, t, s), edges)
-        if change is not None:
-            masses = change((edges[1:] + edges[:-1]) / 2, masses, s)
-        law = Intervals(edges, law.mass @ masses)
-    return law
+        else:
+            edges = torch.linspace(*bounds(s), points + 1, dtype=torch.float64)
+            masses = _masses(_step(diffusion, law.middles, t, s), edges)
+            if change is not None:
+                masses = change((edges[1:] + edges[:-1]) / 2, masses, s)
+            law = Intervals(edges, law.mass @ masses)
+        yield law
+
+
+def path_kl(model: Diffusion, ref: Diffusion, laws: Sequence[Intervals]) -> Tensor:
+    """KL(path of the model || path of the reference), 0-d nats, as trainers count it (`tuning.rollouts.divergence`).
+
+    Args:
+        laws: the model's, as `walk` gives them.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for (t, s), law in zip(pairwise(model.times.tolist()), laws, strict=False):
+        x = law.middles.unsqueeze(1)
+        total = total + law.mass @ divergence(model, model.transition(x, t, s), ref, x, t, s)
+    return total
 
 
 def _step(diffusion: Diffusion, x: Tensor, t: float, s: float) -> GaussianTransition:

@@ -20,7 +20,7 @@ from ..steering import SVDD, BestOfN, Doob, ImportanceResampling, Steering
 from ..steering.svdd import argmax, softmax
 from ..tilt import Tilt
 from ..values import Given, PosteriorMean
-from .line import Change, Intervals, push
+from .line import Change, Intervals, path_kl, push, walk
 from .selection import select_best, select_one
 
 
@@ -291,6 +291,56 @@ class MixtureWorld:
             return select(masses, log_h, method.candidates)
 
         return self._push(tilt.diffusion, points, choose)
+
+    # What a trainer maximises, computed on the line: J = E[r] - alpha KL(path), and how far it is from the best there is.
+
+    def objective(self, model: Diffusion, tilt: Tilt, *, points: int = 300) -> Tensor:
+        """J(model) = E[r] - alpha KL(path of the model || path of the pretrained sampler), 0-d, in units of the reward.
+
+        Differentiable in the model's parameters. On `points` intervals within `bounds`: models that leave them, as those
+        that are trained without a divergence may, are seen at their ends. One coordinate and single-step samplers only.
+        """
+        laws = self._walk(model, points)
+        mean = laws[-1].mass @ self.reward(laws[-1].middles.unsqueeze(1))
+        return mean - tilt.alpha * path_kl(model, tilt.diffusion, laws)
+
+    @torch.no_grad()
+    def gap(self, model: Diffusion, tilt: Tilt, *, points: int = 300) -> float:
+        """What the model's J is short of the largest that any path can have: the optimality gap of a trainer's output.
+
+        At least 0 up to the error of the intervals. Models that differ from the pretrained one by the means of their steps
+        alone reach it where p is one Gaussian and the reward is linear, and tend to it as the steps become more.
+        """
+        return self._largest(tilt, points) - float(self.objective(model, tilt, points=points))
+
+    def _walk(self, model: Diffusion, points: int) -> list[Intervals]:
+        """The model's laws at all of its times."""
+        if self.size != 1 or not model.sampler.single_step:
+            raise NotImplementedError(
+                f"J is computed on the line, for single-step samplers; this is a world of size {self.size} with {model.sampler}."
+            )
+        return list(walk(model, self.bounds, points))
+
+    def _largest(self, tilt: Tilt, points: int) -> float:
+        """alpha log E[exp(V / alpha)] before the sampler's last step, V being what this step can gain at best.
+
+        The last step has no noise. It may move by any distance d at the price of alpha SNR d^2 / 2 (`path_kl`), so that
+        V = max over d of r(m + d) - alpha SNR d^2 / 2, a quadratic.
+        """
+        diffusion = tilt.diffusion
+        t, s = diffusion.times[-2:].tolist()
+        law = self._walk(diffusion, points)[-2]
+        x = law.middles.unsqueeze(1)
+        step: Any = diffusion.transition(x, t, s)
+        if not diffusion.sampler.stochastic or not step.deterministic:
+            raise NotImplementedError(
+                f"The largest J is known for noisy samplers up to t = 0, not for {diffusion.sampler}."
+            )
+        price = tilt.alpha * float(self.path.log_snr(torch.tensor(t, dtype=torch.float64)).exp())
+        b, c = self._reward
+        best = (b + self.quadratic * c + price * step.mean) / (self.quadratic + price)
+        value = self.reward(best) - price * ((best - step.mean) ** 2).sum(-1) / 2
+        return tilt.alpha * float((law.mass.log() + value / tilt.alpha).logsumexp(0))
 
 
 @dataclass(frozen=True)

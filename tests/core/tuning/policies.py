@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from tiltflow.core import Denoiser, Diffusion, Tilt
-from tiltflow.core.parameterisations import Subs
+from tiltflow.core import Diffusion, Tilt
 from tiltflow.core.paths import FlowMatching, VPLinear
 from tiltflow.core.processes import Gaussian, Masked, Uniform
 from tiltflow.core.samplers import Ancestral, Sampler
-from tiltflow.core.worlds import MaskedWorld
+from tiltflow.core.worlds import MaskedWorld, trainable_tilt
 from torch import Tensor, nn
-
-
-class Table(nn.Module):
-    """Logits of every state: any time-invariant masked denoiser on a world."""
-
-    time_invariant = True
-
-    def __init__(self, world: MaskedWorld, logits: Tensor | None = None):
-        super().__init__()
-        self.index = world.index
-        self.logits = nn.Parameter((world.posterior if logits is None else logits).clamp(min=-30).clone())
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.logits[self.index(x)]
 
 
 def tabular(world: MaskedWorld, sampler: Sampler, steps: int = 3, logits: Tensor | None = None) -> Diffusion:
     """The world's diffusion with a table in place of the exact denoiser, equal to it unless `logits` are given."""
-    denoiser = Denoiser(Table(world, logits), Subs(world.vocab))
-    return replace(world.diffusion, denoiser=denoiser, sampler=sampler, steps=steps, grid=None)
+    return trainable_tilt(world, steps=steps, sampler=sampler, logits=logits).diffusion
 
 
 def tilted_logits(world: MaskedWorld) -> Tensor:

@@ -212,7 +212,7 @@ def test_tied_weights_are_left_out_or_refused():
 def test_a_network_without_such_layers_is_refused_before_anything_runs():
     tilt = masked()[1]
     calls = []
-    with pytest.raises(ValueError, match=r"No layer of the MaskedTable.*it holds MaskedTable"):
+    with pytest.raises(ValueError, match=r"No layer of the LogitTable.*it holds LogitTable"):
         GRPO(adapter=LoRA()).fit(replace(tilt, reward_function=lambda x: calls.append(1)))
     assert not calls
     with pytest.raises(ValueError, match="adapter is 8; expected None"):

@@ -11,7 +11,7 @@ from tiltflow.core.processes import Gaussian
 from tiltflow.core.samplers import FirstHitting
 from tiltflow.core.tuning.base import cast_roles
 from tiltflow.core.tuning.credit import best_weights, centred, softmax_weights
-from tiltflow.core.tuning.forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT, divergence
+from tiltflow.core.tuning.forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT, ForwardTuning, divergence
 from tiltflow.core.worlds import MaskedWorld
 
 from .policies import exact_elbo, seeded, small, tabular, tilted_logits
@@ -46,6 +46,14 @@ def coefficients(method, reward, size):
     return centred(reward, size) / 0.5 if getattr(method, "tempered", False) else normalised
 
 
+def test_every_forward_objective_is_in_the_list():
+    def kinds(base):
+        return {base} | {kind for below in base.__subclasses__() for kind in kinds(below)}
+
+    library = {kind for kind in kinds(ForwardTuning) if kind.__module__.startswith("tiltflow.")}
+    assert {type(method) for method in METHODS} == library - {ForwardTuning}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}-{getattr(m, 'form', '')}")
 def test_first_gradient_is_the_stated_one(method, kind):
@@ -55,6 +63,8 @@ def test_first_gradient_is_the_stated_one(method, kind):
     roles = cast_roles(tilt.diffusion, method.averages)
     with torch.no_grad():
         batch = method.collect(tilt, roles, seeded(0))
+    if not isinstance(method, RWR):
+        assert batch.worth.reshape(2, 6).mean(1).abs().max() < 1e-10  # centred for each condition
     found = gradient(method.loss(tilt, roles, batch, seeded(1), 0.0).value, roles.theta)
     features = method.bounds.features(roles, (), batch.x0, tilt.cond, generator=seeded(1))
     expected = -gradient((coefficients(method, batch.reward, 6) * features.ell["theta"]).mean(), roles.theta)
@@ -71,6 +81,7 @@ def test_features_are_zero_between_equal_roles_and_shared_noise_makes_it_exact(k
     for name in ("old", "ref"):
         assert torch.equal(f.ell[name], f.ell["theta"].detach())
         assert torch.allclose(f.far[name], torch.zeros(6, dtype=torch.float64), atol=1e-12)
+    assert torch.equal(f.ratio, torch.ones(6, dtype=torch.float64))  # before the first update, to the last bit
 
 
 @pytest.mark.parametrize(("kind", "weighting"), [*((kind, None) for kind in KINDS), ("flow", "elbo"), ("vp", "elbo")])

@@ -84,6 +84,26 @@ def test_first_gradient_is_the_stated_one(kind, link, labels, split):
     assert float(found.norm()) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["masked", "uniform", "flow", "vp"])
+@pytest.mark.parametrize(("link", "slope"), [("sigmoid", 0.3), ("ipo", 1 / 0.6), ("hinge", 0.6)])
+def test_first_gradient_of_offline_pairs_is_the_stated_one(kind, link, slope):
+    """The same with p = 1: -mean of c grad (ell_winner - ell_loser), c = -link'(0), at shared noise."""
+    tilt = small(kind)
+    x = tilt.diffusion.sample(8, generator=seeded(0))
+    method = DiffusionDPO(pairs=Pairs(x[:4], x[4:]), batch=12, beta=0.6, link=link, bounds=Bounds(4, "elbo"))
+    roles = cast_roles(tilt.diffusion, {})
+    batch = method.collect(tilt, roles, seeded(1))
+    found = gradient(method.loss(tilt, roles, batch, seeded(2), 0.0).value, roles.theta)
+    seed = int(torch.randint(2**62, (), generator=seeded(2)))
+    ell = [
+        Bounds(2, "elbo").features(roles, (), x.repeat_interleave(2, 0), None, generator=seeded(seed)).ell["theta"]
+        for x in (batch.first, batch.second)
+    ]
+    expected = -gradient(slope * (ell[0] - ell[1]).mean(), roles.theta)
+    assert torch.allclose(found, expected, atol=1e-10, rtol=1e-10)
+    assert float(found.norm()) > 1e-3
+
+
 def test_split_gradients_of_a_square_are_unbiased_and_published_ones_are_not():
     """Mean over noise of the gradient of (d - target)^2 / 2 against the one with exact bounds, for one pair."""
     tilt = tilt_of(WORLD)

@@ -2,11 +2,12 @@
 
 from .adapters import LoRA, load_adapter, merged, save_adapter
 from .backprop import DRAKES, REFL, AlignProp, RewardBackprop
-from .base import Loss, Progress, Tuning, fit, train
+from .base import Loss, Progress, Tuning
 from .conditions import Conditions, Labelled
 from .ctrl import CTRL, ClassifierFree
 from .forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT
 from .gradients import GumbelSoftmax, Reinforce
+from .loop import fit, train
 from .observers import HeldOut, KeepBest, KLBudget
 from .policy_gradient import DDPO, GRPO, PolicyGradient
 from .preference import DiffusionDPO, Pairs

@@ -26,7 +26,7 @@ LOW = {"bf16-true": torch.bfloat16}
 
 
 class State:
-    """Roles, optimiser and position of a run. Random numbers follow from the seed and the position (`base._generator`).
+    """Roles, optimiser and position of a run. Random numbers follow from the seed and the position (`loop._generator`).
 
     The roles are there twice. `plain` ones are whole, in the precision of the pretrained model, and what is averaged, saved
     and returned; `roles` are what the run computes with. In a precision of 32 bits and without sharding they share their

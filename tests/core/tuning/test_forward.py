@@ -9,9 +9,9 @@ import torch
 from tiltflow.core import Tilt
 from tiltflow.core.processes import Gaussian
 from tiltflow.core.samplers import FirstHitting
-from tiltflow.core.tuning.base import cast_roles
 from tiltflow.core.tuning.credit import best_weights, centred, softmax_weights
 from tiltflow.core.tuning.forward import EPG, RAFT, RAM, RWR, Bounds, DiffusionNFT, ForwardTuning, divergence
+from tiltflow.core.tuning.roles import cast_roles
 from tiltflow.core.worlds import MaskedWorld
 
 from .policies import exact_elbo, seeded, small, tabular, tilted_logits

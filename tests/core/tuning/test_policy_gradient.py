@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiltflow.core import Tilt
 from tiltflow.core.samplers import DDIM, Ancestral, Confidence, DPMSolver, FirstHitting, InterpolantSDE
-from tiltflow.core.tuning.base import cast_roles
 from tiltflow.core.tuning.credit import LeaveOneOut, Normalised, Ranks
 from tiltflow.core.tuning.policy_gradient import DDPO, GRPO, PolicyGradient, clipped
+from tiltflow.core.tuning.roles import cast_roles
 from tiltflow.core.worlds import MaskedWorld
 from torch import Tensor
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiltflow.core import Tilt
 from tiltflow.core.samplers import FirstHitting
-from tiltflow.core.tuning.base import cast_roles, train
+from tiltflow.core.tuning import train
 from tiltflow.core.tuning.forward import RWR, Bounds, DiffusionNFT
 from tiltflow.core.tuning.policy_gradient import GRPO
 from tiltflow.core.tuning.preference import Compared, DiffusionDPO, Pairs
+from tiltflow.core.tuning.roles import cast_roles
 from tiltflow.core.worlds import MaskedWorld
 from torch import Tensor
 

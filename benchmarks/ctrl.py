@@ -66,14 +66,12 @@ def classify(data: Labelled) -> Classifier:
 
 
 def judged(model: Diffusion, classifier: Classifier, edges: Tensor, domain: Any) -> dict[str, Any]:
-    """Figures of samples for each level asked for, and of their even mixture."""
-    judge, pretrained = expression("YPD", heldout=True), domain.diffusion
+    """Figures of samples for each level asked for."""
+    judge = expression("YPD", heldout=True)
     rows: dict[str, Any] = {}
-    drawn = []
     for level, name in enumerate(LEVELS):
         cond = {"level": torch.tensor([level])}
         x = given(model, cond).sample(DRAWS, generator=torch.Generator().manual_seed(level))
-        drawn.append(x)
         with torch.no_grad():
             said = classifier.log_probs(x)
             found = judge(x)
@@ -86,7 +84,25 @@ def judged(model: Diffusion, classifier: Classifier, edges: Tensor, domain: Any)
             "diversity": figures["diversity"],
             "nelbo": float(domain.nelbo(x, draws=8, generator=torch.Generator().manual_seed(0)).median()),
         }
-    assert pretrained is domain.diffusion
+    return rows
+
+
+@torch.no_grad()
+def aimed_at(classifier: Classifier, edges: Tensor, domain: Any, draws: int = 2048) -> dict[str, Any]:
+    """What p(x | y) itself would give, by the importance weights p(y | x) of pretrained samples: where alpha = 1 leads."""
+    x = domain.diffusion.sample(draws, generator=torch.Generator().manual_seed(7))
+    log_p, found = classifier.log_probs(x), expression("YPD", heldout=True)(x)
+    rows = {}
+    for level, name in enumerate(LEVELS):
+        weight = log_p[:, level].softmax(0)
+        order = found.argsort()
+        median = found[order][weight[order].cumsum(0).searchsorted(0.5)]
+        rows[name] = {
+            "classifier_agrees": float(weight @ (log_p.argmax(1) == level).double()),
+            "held_out_agrees": float(weight @ (torch.bucketize(found, edges) == level).double()),
+            "held_out_median": float(median),
+            "effective_samples": float(1 / (weight**2).sum()),
+        }
     return rows
 
 
@@ -133,6 +149,8 @@ def main() -> None:
     results["classifier"]["cpu_seconds"] = time.process_time() - started
     print(json.dumps(results), flush=True)
     model = add_condition(domain.diffusion, {"level": len(LEVELS)})
+    results["aimed_at"] = aimed_at(classifier, edges, domain)
+    print(json.dumps(results["aimed_at"]), flush=True)
     results["pretrained"] = judged(model, classifier, edges, domain)
     started = time.process_time()
     found = tuned(model, classifier, data, options.steps)

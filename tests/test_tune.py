@@ -18,7 +18,7 @@ from rich.console import Console
 from tiltflow import job, report, summary, tune, tuned
 from tiltflow.batches import stream
 from tiltflow.cli import compose
-from tiltflow.core.tuning import DRAKES, LoRA, merged
+from tiltflow.core.tuning import DRAKES, LoRA, merged, train
 from tiltflow.domains import dna
 from tiltflow.schema import ConfigError
 from tiltflow.settings import Plan, prepare
@@ -235,6 +235,48 @@ def test_stopping_the_second_training_keeps_the_rest(
     assert made.info["training"]["stopped"] is None
 
 
+def test_a_budget_of_divergence_ends_the_training_for_good(planned: Callable[..., Plan], quiet: Console) -> None:
+    """At the first look above it; the run is finished, and going on with it changes nothing."""
+    keys = ("tune=alone", "tune.kl_budget=1e-3", "tune.judge_every=1")
+    made = job.run(planned(*keys), quiet)
+    assert [row["step"] for row in made.curves["tuned"]] == [0, 1]
+    training = made.info["training"]
+    assert (made.info["status"], training["stopped"], training["steps"]) == ("finished", None, 1)
+    assert "above the budget of 0.001" in training["ended"]
+    assert "It ended early: the divergence" in tuned.spent(made)
+    again = job.run(planned(*keys, f"resume={made.folder}"), quiet)
+    assert again.curves == made.curves
+    assert again.info["training"]["steps"] == 1
+    assert torch.equal(again.samples.x, made.samples.x)
+
+
+def test_patience_ends_the_training_and_the_best_weights_are_kept(planned: Callable[..., Plan], quiet: Console) -> None:
+    """The held-out reward rises once and then falls: the training ends a look later, with the weights of the top."""
+    scores = iter([0.0, 1.0, 3.0, 2.0, 1.0, 9.0])
+    plan = planned("tune=alone", "tune.patience=2", "tune.keep=best", "tune.judge_every=1", "method.steps=6")
+    domain = plan.domain
+
+    def metrics(x: torch.Tensor, **scored: Any) -> dict[str, Any]:
+        found = dict(domain.metrics(x, **scored))
+        return found | ({} if "nelbo" in scored else {"heldout_median": next(scores)})
+
+    made = job.run(replace(plan, domain=replace(domain, metrics=metrics)), quiet)
+    training = made.info["training"]
+    assert (training["steps"], training["kept"], training["stopped"]) == (4, 2, None)
+    assert training["ended"] == "2 looks were no better than that after step 2"
+    assert "The weights are those after step 2." in tuned.spent(made)
+    short = planned("tune=alone", "method.steps=6")
+    seen: list[Any] = []
+    for progress in train(short.method, tune.coarse(short), seed=first_number(short)):  # type: ignore[arg-type]
+        seen.append([tensor.clone() for tensor in progress.model.denoiser.state_dict().values()])
+    assert same(seen[1], weights(dna.load(made.folder / "tuned.safetensors")))
+
+
+def first_number(plan: Plan) -> int:
+    """The seed that `fit` takes from the job's stream."""
+    return int(torch.randint(2**62, (), generator=stream(plan, "tuning")))
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
@@ -244,6 +286,9 @@ def test_stopping_the_second_training_keeps_the_rest(
         ("domain.forbidden=[BsaI]", "domain.forbidden", "steer the tuned model"),
         (REPEATS, "method", "relaxed|differentiable"),
         ("tune.train_steps=0", "tune", "at least 1"),
+        ("tune.patience=0", "tune", "at least 1"),
+        ("tune.kl_budget=-1", "tune", "positive number of nats"),
+        ("tune.keep=first", "tune", "expected last or best"),
         ("tune.candidate=3", "tune.candidate", "did you mean candidates"),
         ("method.stepz=3", "method.stepz", "did you mean steps"),
         ("method.batch=0", "method", "at least 1"),

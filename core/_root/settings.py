@@ -69,6 +69,10 @@ class Tune:
         candidates: of the SVDD designs to compare with; 0 for none.
         judge_every: training steps between two looks at the model, the points of the curves.
         judged: samples of each look.
+        patience: end a training when this many looks in a row were no better than the best before them; null: never.
+        kl_budget: end it when the divergence from the pretrained model is above so many nats; null: no budget.
+        keep: which weights are the tuned model's, those of the "last" step or of the "best" look. A look is better by its
+            held-out reward, or where there is none by its objective.
     """
 
     train_steps: int = 16
@@ -76,11 +80,19 @@ class Tune:
     candidates: int = 8
     judge_every: int = 5
     judged: int = 64
+    patience: int | None = None
+    kl_budget: float | None = None
+    keep: str = "last"
 
     def __post_init__(self) -> None:
-        for name, least in (("train_steps", 1), ("candidates", 0), ("judge_every", 1), ("judged", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of at least {least}")
+        for name, least in (("train_steps", 1), ("candidates", 0), ("judge_every", 1), ("judged", 2), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; expected a whole number of at least {least}")
+        if self.kl_budget is not None and not self.kl_budget > 0:
+            raise ValueError(f"kl_budget is {self.kl_budget}; expected a positive number of nats, or null")
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"keep is {self.keep!r}; expected last or best")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from .batches import Keep, steer, stream
 from .core.cost import Cost
 from .core.steering import SVDD, BestOfN
-from .core.storage import write_json
-from .core.tuning import merged, train
+from .core.storage import load_tensors, save_tensors, write_json
+from .core.tuning import merged
 from .core.tuning.roles import frozen
 from .core.tuning.rollouts import scored
 from .interrupt import Stop
@@ -72,8 +73,8 @@ class Training:
     Attributes:
         model: on the job's own grid.
         rows: the looks at the model on the way.
-        stopped: the step after which it was stopped, or None.
-        facts: steps, cost, and where it was stopped, JSON-ready.
+        stopped: the step after which it was stopped by hand, or None.
+        facts: steps, cost, where it was stopped, why it ended early and of which step the weights are; JSON-ready.
     """
 
     model: Diffusion
@@ -95,8 +96,11 @@ def _train(plan: Plan, method: Tuning, name: str, folder: Path, console: Console
     curve.begin()
     model, stopped = _run_through(plan, method, tilt, name, check, curve, console)
     last = curve.last
-    done = method.steps * method.updates if last is None else last.step
-    facts = {"steps": done, "stopped": stopped, "cost": asdict(Cost() if last is None else last.cost)}
+    done = int(curve.rows[-1]["step"]) if last is None else last.step
+    facts: dict[str, Any] = {"steps": done, "stopped": stopped, "ended": curve.ended, "kept": done}
+    facts["cost"] = asdict(Cost() if last is None else last.cost)
+    if plan.tune.keep == "best" and curve.best_path.exists():
+        model, facts["kept"] = curve.recall(model)
     own = plan.tilt.diffusion
     model = merged(replace(model, steps=own.steps, grid=own.grid))  # its file is one like any other
     assert plan.domain.save is not None
@@ -108,17 +112,25 @@ def _run_through(
     plan: Plan, method: Tuning, tilt: Tilt, name: str, check: Path, curve: Curve, console: Console
 ) -> tuple[Diffusion, int | None]:
     """Train from the last checkpoint to the end, or to a wish to stop: the model, and the step it was stopped after."""
-    seed = int(torch.randint(2**62, (), generator=stream(plan, "tuning")))
     with Stop(console.print, words="the model is kept as it is") as stop, _bar(console, name, method) as show:
-        for progress in train(method, tilt, seed=seed, checkpoint=check, save_every=1):
+
+        def watch(progress: Progress) -> bool:
             curve(progress)
             show(progress)
             if stop.asked and progress.step < progress.total:
-                return frozen(progress.model), progress.step
-    if curve.last is not None:
-        return frozen(curve.last.model), None
-    # Finished by an earlier run: this only reads the checkpoint, whose seed is that of its first random number.
-    return method.fit(tilt, generator=stream(plan, "tuning"), checkpoint=check), None
+                raise _Left  # not an end for good: the run can be gone on with
+            return curve.ended is not None
+
+        try:
+            generator = stream(plan, "tuning")
+            return method.fit(tilt, generator=generator, observe=[watch], checkpoint=check, save_every=1), None
+        except _Left:
+            assert curve.last is not None
+            return frozen(curve.last.model), curve.last.step
+
+
+class _Left(Exception):
+    """The wish to stop, on its way out of the training."""
 
 
 def _card(plan: Plan, method: Tuning, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +166,7 @@ class Curve:
     """Looks at the model every few steps, with the same random numbers each time, at samples that the training does not see.
 
     A row: "step", "kl" (nats, of the path from the pretrained one's on the training grid), those of `LOOKS` that the domain
-    has, and "objective", mean reward - alpha kl.
+    has, and "objective", mean reward - alpha kl. The weights of the best look are kept in a file of their own.
     """
 
     plan: Plan
@@ -175,6 +187,32 @@ class Curve:
         if progress.step % self.plan.tune.judge_every == 0 or progress.step == progress.total:
             self._look(progress.step, progress.model)
 
+    @property
+    def ended(self) -> str | None:
+        """Why the training should end here, by the looks so far; None while it should go on."""
+        tune, seen = self.plan.tune, self.rows[1:]  # the first is of the pretrained model
+        if not seen:
+            return None
+        if tune.kl_budget is not None and seen[-1]["kl"] > tune.kl_budget:
+            return f"the divergence, {seen[-1]['kl']:.2f} nats, is above the budget of {tune.kl_budget:g}"
+        scores = [_goodness(row) for row in seen]
+        if tune.patience is not None and len(seen) - 1 - scores.index(max(scores)) >= tune.patience:
+            return (
+                f"{tune.patience} looks were no better than that after step {seen[scores.index(max(scores))]['step']}"
+            )
+        return None
+
+    @property
+    def best_path(self) -> Path:
+        return self.path.with_name(self.path.name.removesuffix(".curve.json") + ".best.safetensors")
+
+    def recall(self, like: Diffusion) -> tuple[Diffusion, int]:
+        """The model of the best look, and its step; `like` has the same architecture."""
+        tensors, facts = load_tensors(self.best_path, "best look")
+        model = frozen(like)
+        model.denoiser.load_state_dict(tensors)
+        return model, int(facts["step"])
+
     def _look(self, step: int, model: Diffusion) -> None:
         plan = self.plan
         with torch.no_grad():
@@ -187,7 +225,16 @@ class Curve:
         row["objective"] = float(kept.mean()) - plan.tilt.alpha * kl if len(kept) else None
         row["heldout_sem"] = _error(seen)
         self.rows = [*(earlier for earlier in self.rows if earlier["step"] < step), row]
+        if step and _goodness(row) >= max(_goodness(each) for each in self.rows[1:]):
+            weights = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
+            save_tensors(self.best_path, weights, {"kind": "best look", "step": step})
         write_json(self.path, self.rows)
+
+
+def _goodness(row: Mapping[str, Any]) -> float:
+    """The held-out median of a look, or where there is none its objective."""
+    found = [row[key] for key in ("heldout_median", "objective") if row.get(key) is not None]
+    return float(found[0]) if found else -math.inf
 
 
 def _error(seen: Scored) -> float | None:

@@ -68,6 +68,12 @@ def spent(result: Result) -> str:
         f"Before that, {training['steps']} training steps took {cost['seconds']:.0f} seconds, {cost['forward_rows']:,} "
         f"sequences through the network and {cost['reward_calls']:,} evaluations of the reward (without those of a run that "
         "was resumed)."
+        + (f" It ended early: {training['ended']}." if training.get("ended") else "")
+        + (
+            f" The weights are those after step {training['kept']}."
+            if training.get("kept") != training["steps"]
+            else ""
+        )
     )
 
 

@@ -96,7 +96,7 @@ def aimed_at(classifier: Classifier, edges: Tensor, domain: Any, draws: int = 20
     for level, name in enumerate(LEVELS):
         weight = log_p[:, level].softmax(0)
         order = found.argsort()
-        median = found[order][weight[order].cumsum(0).searchsorted(0.5)]
+        median = found[order][torch.searchsorted(weight[order].cumsum(0), 0.5)]
         rows[name] = {
             "classifier_agrees": float(weight @ (log_p.argmax(1) == level).double()),
             "held_out_agrees": float(weight @ (torch.bucketize(found, edges) == level).double()),

@@ -133,8 +133,14 @@ def training(curves: Mapping[str, Sequence[Mapping[str, Any]]], label: str = "re
 
 
 def reward_against_kl(curves: Mapping[str, Sequence[Mapping[str, Any]]], label: str = "reward") -> Figure:
-    """Median reward (solid) and held-out reward (dashed) against the KL of the path in nats; `curves` as for `training`."""
+    """Median reward (solid) and held-out reward (dashed) against the KL of the path in nats; `curves` as for `training`.
+
+    Beyond 1 nat the axis is logarithmic where one curve goes far beyond another, which would be a dot otherwise.
+    """
     figure, (axes,) = panels(1, 7.0, 4.8)
+    ends = [max((row["kl"] for row in rows if row.get("kl") is not None), default=0.0) for rows in curves.values()]
+    if max(ends, default=0.0) > 10 * max(1.0, min(ends, default=0.0)):
+        axes.set_xscale("symlog", linthresh=1)
     for (name, rows), colour in zip(curves.items(), (DESIGNS, NATURAL, PRETRAINED), strict=False):
         _line(axes, rows, "kl", "reward_median", color=colour, label=name, marker="o")
         if any(row.get("heldout_median") is not None for row in rows):

@@ -21,7 +21,7 @@ def test_the_python_blocks_run_in_order(tmp_path):
     for large, little in {
         "n=64": "n=2",
         "candidates=8": "candidates=2",
-        "steps=16": "steps=3",
+        "steps=64": "steps=6",
         "steps=100, batch=32": "steps=1, batch=4",
         "generator=generator)": "generator=generator, settings=ClassifierFit(steps=3))",
     }.items():

@@ -370,6 +370,10 @@ def test_a_falling_held_out_reward_is_named_with_the_step(calm: job.Result) -> N
 def test_the_report_says_what_tuning_is(result: job.Result) -> None:
     html = (result.folder / "report.html").read_text(encoding="utf-8")
     assert tuned.CAVEAT.split(";")[0] in html
+    error = 1.2533 * result.sets["tuned"].reward.double().std() / 2  # of four
+    assert f"DRAKES {error:.2f}, " in tuned.errors(result)
+    assert "Standard errors of the medians (reward and held-out reward)" in html
+    assert "drawn in 6 steps (those of the table: 6)" in html  # more than the 3 that are trained on
     assert "4 training steps took" in html
     assert f"domain.prior={result.folder / 'tuned.safetensors'}" in html
     assert "unfinished sequences judged by" not in html

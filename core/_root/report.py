@@ -204,7 +204,7 @@ def _came_out(result: Result) -> Iterator[str]:
     if result.plan.tunes:
         header, body = tuned.four_rows(result)
         yield page.table(header, body, ["", *("n" for _ in header[1:])])
-        yield page.paragraph(tuned.NOTE, "faint")
+        yield page.paragraph(" ".join(filter(None, (tuned.NOTE, tuned.errors(result)))), "faint")
     rows = summary.rows(result.metrics, site=result.plan.domain.site).items()
     yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)
     described = [("natural", "natural sequences, most of which the model was trained on")] * ("natural" in sets)

@@ -20,7 +20,8 @@ from .core.tuning import merged
 from .core.tuning.roles import frozen
 from .core.tuning.rollouts import scored
 from .interrupt import Stop
-from .scores import Made, Scored, score
+from .scores import Made, score
+from .tuned import median_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 TUNED, WITHOUT_KL = "tuned", "tuned_without_kl"
 #: What a look at the model records of the domain's metrics.
 LOOKS = ("reward_median", "heldout_median", "kmer3_correlation", "diversity")
+LOOK_STEPS = (
+    16  # denoising steps of a look, or those of the training if more: on very few, samples are worse than the job's
+)
 
 
 def make(plan: Plan, folder: Path, console: Console, keep: Keep) -> Made:
@@ -90,9 +94,14 @@ def coarse(plan: Plan) -> Tilt:
     return replace(plan.tilt, diffusion=replace(diffusion, steps=steps, grid=None))
 
 
+def look_steps(plan: Plan) -> int:
+    """Denoising steps of a look at the model."""
+    return min(max(plan.tune.train_steps, LOOK_STEPS), plan.tilt.diffusion.steps)
+
+
 def _train(plan: Plan, method: Tuning, name: str, folder: Path, console: Console) -> Training:
     tilt, check = coarse(plan), folder / f"{name}.checkpoint.safetensors"
-    curve = Curve(plan, tilt.diffusion, folder / f"{name}.curve.json")
+    curve = Curve(plan, folder / f"{name}.curve.json")
     curve.begin()
     model, stopped = _run_through(plan, method, tilt, name, check, curve, console)
     last = curve.last
@@ -165,12 +174,12 @@ def _bar(console: Console, name: str, method: Tuning) -> Any:
 class Curve:
     """Looks at the model every few steps, with the same random numbers each time, at samples that the training does not see.
 
-    A row: "step", "kl" (nats, of the path from the pretrained one's on the training grid), those of `LOOKS` that the domain
-    has, and "objective", mean reward - alpha kl. The weights of the best look are kept in a file of their own.
+    A row: "step", "kl" (nats, of the path from the pretrained one's), those of `LOOKS` that the domain has, "objective", mean
+    reward - alpha kl, and "heldout_sem", the standard error of the held-out median; all on a grid of `look_steps`. The
+    weights of the best look are kept in a file of their own.
     """
 
     plan: Plan
-    ref: Diffusion
     path: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     last: Progress | None = None
@@ -180,7 +189,7 @@ class Curve:
         if self.path.exists():
             self.rows = json.loads(self.path.read_text(encoding="utf-8"))
         else:
-            self._look(0, self.ref)
+            self._look(0, self.plan.tilt.diffusion)
 
     def __call__(self, progress: Progress) -> None:
         self.last = progress
@@ -217,13 +226,14 @@ class Curve:
         plan = self.plan
         with torch.no_grad():
             generator = stream(plan, "looking")
-            path = scored(model, self.ref, plan.tune.judged, generator=generator, cond=plan.tilt.cond)
+            model, ref = (replace(each, steps=look_steps(plan), grid=None) for each in (model, plan.tilt.diffusion))
+            path = scored(model, ref, plan.tune.judged, generator=generator, cond=plan.tilt.cond)
         seen, kl = score(plan, path.x0), float(path.kl.mean())
         figures = plan.domain.metrics(seen.x, reward=seen.reward, heldout=seen.heldout)
         row = {"step": step, "kl": kl, **{key: figures[key] for key in LOOKS if key in figures}}
         kept = seen.reward[seen.reward.isfinite()]
         row["objective"] = float(kept.mean()) - plan.tilt.alpha * kl if len(kept) else None
-        row["heldout_sem"] = _error(seen)
+        row["heldout_sem"] = median_error(seen.heldout)
         self.rows = [*(earlier for earlier in self.rows if earlier["step"] < step), row]
         if step and _goodness(row) >= max(_goodness(each) for each in self.rows[1:]):
             weights = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
@@ -235,8 +245,3 @@ def _goodness(row: Mapping[str, Any]) -> float:
     """The held-out median of a look, or where there is none its objective."""
     found = [row[key] for key in ("heldout_median", "objective") if row.get(key) is not None]
     return float(found[0]) if found else -math.inf
-
-
-def _error(seen: Scored) -> float | None:
-    """Standard error of the held-out median, taken as normal."""
-    return None if seen.heldout is None else float(1.2533 * seen.heldout.std() / len(seen) ** 0.5)

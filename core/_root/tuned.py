@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .domains import Drawing
     from .job import Result
     from .settings import Plan
@@ -47,6 +49,25 @@ def four_rows(result: Result) -> tuple[list[str], list[list[str]]]:
     kept = [column for column in COLUMNS if any(each.get(column[0]) is not None for each in sets.values())]
     rows = [[name(result.plan, s), *(number(each.get(k), form) for k, _, form in kept)] for s, each in sets.items()]
     return ["", *(words for _, words, _ in kept)], rows
+
+
+def errors(result: Result) -> str:
+    """Standard errors of the medians of each set, in a sentence: differences within them mean nothing."""
+    texts = []
+    for key, each in result.sets.items():
+        if key in result.metrics:
+            both = [e for e in (median_error(each.reward), median_error(each.heldout)) if e is not None]
+            if both:
+                texts.append(f"{name(result.plan, key)} {', '.join(f'{e:.2f}' for e in both)}")
+    judged = any(each.heldout is not None for each in result.sets.values())
+    of = "reward and held-out reward" if judged else "reward"
+    return f"Standard errors of the medians ({of}): {'; '.join(texts)}." if texts else ""
+
+
+def median_error(values: Tensor | None) -> float | None:
+    """Standard error of the median of the finite values, taken as normal; None for fewer than two."""
+    kept = None if values is None else values[values.isfinite()].double()
+    return None if kept is None or len(kept) < 2 else float(1.2533 * kept.std() / len(kept) ** 0.5)
 
 
 def described(result: Result) -> list[tuple[str, str]]:
@@ -146,14 +167,16 @@ def _advice(key: str) -> str:
 def figures(result: Result) -> Iterator[Drawing]:
     """The meters along the training, and what the reward cost in divergence."""
     from .domains import Drawing, figures
+    from .tune import look_steps
 
     curves = {name(result.plan, key): rows for key, rows in result.curves.items()}
     yield Drawing(
         "training",
         figures.training(curves, result.plan.label),
-        "Looks at the model along the training, each at samples that it did not learn from. Where the held-out reward, which "
-        "is never optimised, or the 3-mer correlation with natural sequences falls while the reward rises, the model exploits "
-        "errors of the reward.",
+        f"Looks at the model along the training, each at {result.plan.tune.judged} samples that it did not learn from, drawn in "
+        f"{look_steps(result.plan)} steps (those of the table: {result.plan.tilt.diffusion.steps}). Where the held-out reward, "
+        "which is never optimised, or the 3-mer correlation with natural sequences falls while the reward rises, the model "
+        "exploits errors of the reward.",
     )
     yield Drawing(
         "reward_against_kl",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .blackbox import BlackBox, BlackBoxError
+    from .budget import Budget, BudgetSpentError, top_auc
     from .compose import Require, Sum, Target, Term
     from .expression import expression
     from .learned import CnnSettings, fit_cnn, fit_kmer_ridge, fitted
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BlackBox",
     "BlackBoxError",
+    "Budget",
+    "BudgetSpentError",
     "CnnSettings",
     "ForbiddenSites",
     "GcWindow",
@@ -36,10 +39,12 @@ __all__ = [
     "fit_cnn",
     "fit_kmer_ridge",
     "fitted",
+    "top_auc",
 ]
 
 _HOMES = {
     "blackbox": ("BlackBox", "BlackBoxError"),
+    "budget": ("Budget", "BudgetSpentError", "top_auc"),
     "compose": ("Require", "Sum", "Target", "Term"),
     "expression": ("expression",),
     "learned": ("CnnSettings", "fit_cnn", "fit_kmer_ridge", "fitted"),

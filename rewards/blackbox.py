@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +46,9 @@ class Counts:
 class BlackBox:
     """A reward from `function`, which sees text and may be slow, crash or hang.
 
-    Each distinct text is evaluated once. With a timeout or several workers the function runs in worker processes, which
-    are kept between calls and end with the program (or `close`, or a `with` block); lambdas and local functions work.
+    Each distinct text is evaluated once. With a timeout, a memory limit or several workers the function runs in worker
+    processes, which are kept between calls and end with the program (or `close`, or a `with` block); lambdas and local
+    functions work.
     A batch that raises is tried again text by text, so that only the texts at fault fail. A failed or late text gives
     NaN and is not cached; what NaN means is decided by the method that asked (`Tilt.failures`).
 
@@ -60,6 +62,8 @@ class BlackBox:
         cache_file: JSON lines that outlive the run, made if missing; tied to `name`.
         workers: number of processes.
         timeout: seconds that a batch may take, or None. After 8 late batches in a row the call gives up with an error.
+        memory: GiB that a worker may take on top of what it holds at its start, or None (Linux only). Beyond, the function
+            gets a MemoryError or its process ends.
         on_error: "nan", or "raise" to stop at the first failure or timeout.
         name: in reports and in the cache file (default: the function's name).
         alphabet: tokens that `decode` reads, such as "ACGT"; None fits any model.
@@ -79,6 +83,7 @@ class BlackBox:
     cache_file: str | os.PathLike[str] | None = None
     workers: int = 1
     timeout: float | None = None
+    memory: float | None = None
     on_error: Literal["nan", "raise"] = "nan"
     name: str = ""
     alphabet: str | None = None
@@ -95,8 +100,8 @@ class BlackBox:
         if self.cache_file is not None and "<" in name:
             raise ValueError(f"cache_file needs a name=: {name!r} does not tell this function from others")
         object.__setattr__(self, "name", name)
-        if self.workers > 1 or self.timeout is not None:
-            processes = Processes(self.function, self.workers)
+        if self.workers > 1 or self.timeout is not None or self.memory is not None:
+            processes = Processes(self.function, self.workers, self.memory)
             weakref.finalize(self, processes.close).atexit = False  # loky ends idle workers at exit
             object.__setattr__(self, "_processes", processes)
         if self.cache:
@@ -109,7 +114,10 @@ class BlackBox:
             BlackBoxError: the function returned something other than one real number per text, every batch times out,
                 or `on_error="raise"` and a text failed.
         """
-        texts = self._texts(x)
+        return torch.tensor(self.score(self._texts(x)), dtype=torch.float64, device=x.device)
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """The value of each text, as `__call__` gives it for what its tokens decode to."""
         values = {text: None if self._store is None else self._store.get(text) for text in texts}
         missing = [text for text, value in values.items() if value is None]
         self.counts.cached += len(values) - len(missing)
@@ -118,7 +126,7 @@ class BlackBox:
             values.update(self._record(batch, result))
 
         self._evaluate(missing, take)
-        return torch.tensor([values[text] for text in texts], dtype=torch.float64, device=x.device)
+        return [math.nan if (value := values[text]) is None else value for text in texts]
 
     def close(self) -> None:
         """End the worker processes; the next call starts new ones."""
@@ -194,6 +202,10 @@ def _check(box: BlackBox) -> None:
             raise ValueError(f"{what} {number!r}: expected a whole number, at least 1")
     if box.timeout is not None and not 0 < box.timeout < math.inf:
         raise ValueError(f"timeout {box.timeout!r}: expected seconds > 0, or None")
+    if box.memory is not None and not 0 < box.memory < math.inf:
+        raise ValueError(f"memory {box.memory!r}: expected GiB > 0, or None")
+    if box.memory is not None and not sys.platform.startswith("linux"):
+        raise ValueError(f"memory {box.memory!r}: limits are kept on Linux only; leave it out here")
     if box.on_error not in ("nan", "raise"):
         raise ValueError(f"on_error {box.on_error!r}: expected 'nan' or 'raise'")
     if box.cache_file is not None and not box.cache:

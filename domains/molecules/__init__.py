@@ -1,0 +1,1 @@
+"""Molecules as SELFIES tokens. `load("zinc")` gives the shipped model of drug-like molecules."""

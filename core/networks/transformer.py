@@ -105,7 +105,9 @@ class TransformerDenoiser(nn.Module):
         """Small first weights: what each layer adds is scaled so that the sum over layers does not grow with their number."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02 if isinstance(module, nn.Embedding) else module.weight.shape[1] ** -0.5)
+                nn.init.normal_(
+                    module.weight, std=0.02 if isinstance(module, nn.Embedding) else module.weight.shape[1] ** -0.5
+                )
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         for layer in self.layers:

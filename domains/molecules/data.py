@@ -80,7 +80,9 @@ def read_set(name: str, data_dir: str | Path | None = None) -> list[str]:
     return readers[name](_find(data_dir, files))
 
 
-def prepare(smiles: Iterable[str], *, length: int = LENGTH, on_step: Callable[[int], object] | None = None) -> Molecules:
+def prepare(
+    smiles: Iterable[str], *, length: int = LENGTH, on_step: Callable[[int], object] | None = None
+) -> Molecules:
     """Encode molecules, each counted once; those that cannot be encoded are left out and counted by reason.
 
     Takes about two milliseconds a molecule.

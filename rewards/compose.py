@@ -179,7 +179,7 @@ class _Combination:
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
         what = type(self).__name__
-        if not any(isinstance(term, Term) for term in self.terms) and not (what == "Sum" and self.terms):
+        if not self._needed():
             raise ValueError(
                 f"a {what} of nothing; expected Term(reward, weight, direction) or Require(reward, at_least=..)"
             )
@@ -207,6 +207,10 @@ class _Combination:
     def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The whole, float64 `[B]`, of what `parts` returned."""
         raise NotImplementedError
+
+    def _needed(self) -> Sequence[Term | Require]:
+        """What there must be some of."""
+        return self._wanted()
 
     def _limits(self, parts: Mapping[str, Tensor], like: Tensor) -> Tensor:
         """0, or -inf where a `Require` is broken: `[B]`."""
@@ -256,6 +260,9 @@ class Sum(_Combination):
     def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The sum, float64 `[B]`, of what `parts` returned."""
         return torch.stack([term.contribution(parts[term.label].double()) for term in self.terms]).sum(0)
+
+    def _needed(self) -> Sequence[Term | Require]:
+        return self.terms
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .curves import Gauss, Peak, Ramp, Sigmoid, Smooth, Window
     from .descriptors import DESCRIPTORS, Descriptor
+    from .docking import Docking, DockingError
     from .profile import Part, Profile
+    from .properties import PROPERTIES, Property
+    from .property_training import train_properties
     from .reward import Molecular, canonical
     from .rules import CATALOGS, Alerts, Formula, HasPattern, ScaffoldLock, Smarts, scaffold
     from .similarity import FINGERPRINTS, Similarity
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "curves": ("Gauss", "Peak", "Ramp", "Sigmoid", "Smooth", "Window"),
     "descriptors": ("DESCRIPTORS", "Descriptor"),
+    "docking": ("Docking", "DockingError"),
     "profile": ("Part", "Profile"),
+    "properties": ("PROPERTIES", "Property"),
+    "property_training": ("train_properties",),
     "reward": ("Molecular", "canonical"),
     "rules": ("CATALOGS", "Alerts", "Formula", "HasPattern", "ScaffoldLock", "Smarts", "scaffold"),
     "similarity": ("FINGERPRINTS", "Similarity"),
@@ -36,8 +42,11 @@ __all__ = [
     "DESCRIPTORS",
     "FINGERPRINTS",
     "PMO",
+    "PROPERTIES",
     "Alerts",
     "Descriptor",
+    "Docking",
+    "DockingError",
     "Formula",
     "Gauss",
     "HasPattern",
@@ -46,6 +55,7 @@ __all__ = [
     "Part",
     "Peak",
     "Profile",
+    "Property",
     "Ramp",
     "ScaffoldLock",
     "Sigmoid",
@@ -60,6 +70,7 @@ __all__ = [
     "pmo_scorer",
     "problem",
     "scaffold",
+    "train_properties",
 ]
 
 

@@ -11,18 +11,19 @@ hops the bits of 2-D pharmacophores.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
+from ..budget import Budget
 from .curves import Curve, Gauss, Ramp
 from .descriptors import Descriptor
 from .profile import Part, Profile, Scorer
 from .reward import Molecular
 from .rules import Formula, HasPattern
 from .similarity import Fingerprint, Similarity
-from .structure import reference
+from .structure import MAX_ATOMS, reference
 
 _ALBUTEROL = "CC(C)(C)NCC(O)c1ccc(O)c(CO)c1"
 _AMLODIPINE = r"Clc1ccccc1C2C(=C(/N/C(=C2/C(=O)OCC)COCCN)C)\C(=O)OC"
@@ -50,17 +51,37 @@ _VALSARTAN = "CN(C=O)Cc1ccc(c2ccccc2)cc1"
 _ABSENT = Ramp(zero=1, one=0)
 
 
-def pmo(task: str, **options: Any) -> Molecular:
+def pmo(
+    task: str,
+    invalid: float = 0.0,
+    max_atoms: int = MAX_ATOMS,
+    workers: int = 1,
+    timeout: float | None = None,
+    memory: float | None = None,
+    cache_file: str | os.PathLike[str] | None = None,
+    budget: Budget | None = None,
+) -> Molecular:
     """One task of the benchmark as a reward; what is no molecule scores 0, as in the benchmark.
 
     Args:
         task: one of `PMO`.
-        options: see `Molecular`: workers, timeout, budget, ...
+        invalid, max_atoms, workers, timeout, memory, cache_file, budget: see `Molecular`.
 
     Raises:
         ValueError: no such task; names the nearest.
     """
-    return Molecular(pmo_scorer(task), "maximize", **{"invalid": 0.0, "name": task, **options})
+    return Molecular(
+        pmo_scorer(task),
+        "maximize",
+        invalid=invalid,
+        max_atoms=max_atoms,
+        workers=workers,
+        timeout=timeout,
+        memory=memory,
+        cache_file=cache_file,
+        budget=budget,
+        name=task,
+    )
 
 
 @cache

@@ -211,9 +211,10 @@ def test_combinations_are_differentiable_where_their_terms_are() -> None:
 def test_symbols_of_several_letters_are_one_alphabet() -> None:
     one, other = Given([1.0], alphabet=("[C]", "[O]")), Given([1.0], alphabet=("[C]", "[N]"))  # type: ignore[arg-type]
     assert Sum([Term(one, 1, "maximize")]).alphabet == ("[C]", "[O]")
+    one.name = "a"  # type: ignore[attr-defined]
+    terms = [Term(one, 1, "maximize"), Term(other, 1, "maximize", "other")]
     with pytest.raises(ValueError, match=r"different alphabets: a reads \[C\] \[O\], Given reads \[C\] \[N\]"):
-        one.name = "a"  # type: ignore[attr-defined]
-        Sum([Term(one, 1, "maximize"), Term(other, 1, "maximize", "other")])
+        Sum(terms)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ __all__ = [
     "encode",
     "encode_one",
     "molecule",
+    "pinned",
     "quiet",
     "symbols",
 ]
@@ -245,7 +246,9 @@ def _checked(smiles: Any) -> str:
         raise MoleculeError(f"{_shown(text)} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
     for position, letter in enumerate(text, 1):
         if not "!" <= letter <= "~":
-            raise MoleculeError(f"{_shown(text)}: {letter!r} at position {position}; expected SMILES only, without a name")
+            raise MoleculeError(
+                f"{_shown(text)}: {letter!r} at position {position}; expected SMILES only, without a name"
+            )
     return text
 
 

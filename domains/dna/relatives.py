@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...dna import decode, one_hot, reverse_complement
-from ..shares import assign, check_shares, uniform
+from ..shares import check_shares, uniform
 
 _PAIRED_ROWS = 50_000  # more would take minutes to compare all with all
 

@@ -54,7 +54,9 @@ def load_prior(path: str | Path, steps: int = 64) -> tuple[Diffusion, dict[str, 
     """
     tensors, metadata = load_tensors(path, KIND)
     if tuple(metadata.get("alphabet", ())) != ALPHABET:
-        raise StorageError(f"{path} is of another version of tiltflow.molecules.ALPHABET. Train it again with this one.")
+        raise StorageError(
+            f"{path} is of another version of tiltflow.molecules.ALPHABET. Train it again with this one."
+        )
     try:
         network = TransformerDenoiser(**metadata["network"])
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

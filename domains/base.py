@@ -90,6 +90,7 @@ class Domain:
         reference: statistics of natural data that metrics and figures compare with.
         figures: draws what only this field can; see `Figures`.
         site: what one site is called, for reports: "base".
+        unit: what one sample is called, for reports: "sequence", "molecule".
         constraints: what the sampler enforces, in words, for reports; empty where nothing is constrained.
         source: where the model came from and how good it is, in words, for reports.
         save: writes a model of the same kind, which then loads as `prior`; None: tuning has nowhere to put its model.
@@ -104,6 +105,7 @@ class Domain:
     reference: Any
     figures: Figures = no_figures
     site: str = "site"
+    unit: str = "sequence"
     constraints: str = ""
     source: str = ""
     save: Save | None = None

@@ -40,6 +40,7 @@ __all__ = [
     "encode",
     "encode_one",
     "molecule",
+    "pinned",
     "quiet",
     "symbols",
 ]

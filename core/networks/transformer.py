@@ -110,9 +110,9 @@ class TransformerDenoiser(nn.Module):
                 )
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        for layer in self.layers:
-            for last in (layer.attention.out, layer.mlp[2]):
-                nn.init.normal_(last.weight, std=(2 * layers * last.weight.shape[1]) ** -0.5)
+        for name, weight in self.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.2.weight")):
+                nn.init.normal_(weight, std=(2 * layers * weight.shape[1]) ** -0.5)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ...dna import ALPHABET, MASK
-from .files import CodecError, quoted, read_text, write_text
-from .parse import Columns, Record, parse_csv, parse_fasta
+from ..files import CodecError, quoted, read_text, write_text
+from ..records import Columns, Record, parse_csv, parse_fasta
 from .screen import Policy, ReadReport, Rules, Sequences, gather
 
 __all__ = ["CodecError", "DnaCodec", "ReadReport", "Sequences"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...dna import ALPHABET, IUPAC
-from .files import CodecError, listing, quoted
-from .parse import Fault, Record
+from ..files import CodecError, listing, quoted
+from ..records import Fault, Record
 
 Policy = Literal["error", "skip"]
 

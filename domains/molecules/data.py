@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,13 +22,21 @@ from torch import Tensor
 from ...molecules import LENGTH, MoleculeError, encode_one, molecule, quiet
 from ..shares import assign
 
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
 ZINC_FILES = ("zinc250k.tar.gz", "zinc.txt.gz", "zinc.tar.gz")
 QM9_FILES = ("qm9_smiles.txt", "0SelectedSMILES_QM9.txt")
 SETS = ("zinc", "qm9", "rdkit")
+TITLES = {
+    "zinc": "ZINC250k, drug-like molecules for sale (Sterling & Irwin 2015; as in Gomez-Bombarelli et al. 2018)",
+    "qm9": "QM9, molecules of at most nine heavy atoms C, N, O, F (Ramakrishnan et al. 2014)",
+    "rdkit": "the molecules in the rdkit wheel: WEHI screening collection and NCI",
+}
 SOURCE = (
     "Public sources: ZINC250k is data/zinc.txt.gz of https://github.com/wenhao-gao/mol_opt (MIT), a tar.gz inside; QM9 is "
     "examples/vae_example/datasets/0SelectedSMILES_QM9.txt of https://github.com/aspuru-guzik-group/selfies (Apache-2.0). "
-    "set=rdkit needs no file."
+    "source=rdkit needs no file."
 )
 
 
@@ -36,7 +45,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Molecules:
+class Library:
     """Distinct molecules that can be written as tokens.
 
     Attributes:
@@ -50,6 +59,11 @@ class Molecules:
     tokens: Tensor
     duplicates: int = 0
     refused: Counter[str] | None = None
+
+    @classmethod
+    def of(cls, smiles: Iterable[str], tokens: Tensor) -> Library:
+        """Distinct canonical SMILES with their tokens `[N, L]`."""
+        return cls(tuple(smiles), tokens.to(torch.uint8))
 
     def __str__(self) -> str:
         refused = self.refused or Counter()
@@ -80,9 +94,7 @@ def read_set(name: str, data_dir: str | Path | None = None) -> list[str]:
     return readers[name](_find(data_dir, files))
 
 
-def prepare(
-    smiles: Iterable[str], *, length: int = LENGTH, on_step: Callable[[int], object] | None = None
-) -> Molecules:
+def prepare(smiles: Iterable[str], *, length: int = LENGTH, on_step: Callable[[int], object] | None = None) -> Library:
     """Encode molecules, each counted once; those that cannot be encoded are left out and counted by reason.
 
     Takes about two milliseconds a molecule.
@@ -97,7 +109,7 @@ def prepare(
         try:
             name, row = encode_one(text, length)
         except MoleculeError as error:
-            refused[_reason(str(error))] += 1
+            refused[reason(str(error))] += 1
         else:
             duplicates += name in rows
             rows.setdefault(name, bytes(row))
@@ -105,10 +117,10 @@ def prepare(
             on_step(number)
     whole = bytearray(b"".join(rows.values()))
     tokens = torch.frombuffer(whole, dtype=torch.uint8) if whole else torch.zeros(0, dtype=torch.uint8)
-    return Molecules(tuple(rows), tokens.reshape(-1, length), duplicates, refused)
+    return Library(tuple(rows), tokens.reshape(-1, length), duplicates, refused)
 
 
-def _reason(message: str) -> str:
+def reason(message: str) -> str:
     """The kind of an error, without the molecule it is about."""
     kinds = {
         "needs": "symbols that the alphabet does not have",
@@ -120,20 +132,24 @@ def _reason(message: str) -> str:
     return next((kind for word, kind in kinds.items() if word in message), "no possible molecule")
 
 
-def scaffolds(smiles: Iterable[str]) -> list[str]:
-    """Bemis-Murcko scaffold of each molecule as SMILES without stereochemistry: its rings and what links them; "" without rings."""
+def scaffold_of(found: Mol) -> str:
+    """Bemis-Murcko scaffold of a molecule as SMILES without stereochemistry: its rings and what links them; "" without rings."""
     from rdkit import Chem
     from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 
+    return str(Chem.MolToSmiles(GetScaffoldForMol(found), isomericSmiles=False))
+
+
+def scaffolds(smiles: Iterable[str]) -> list[str]:
+    """`scaffold_of` each molecule."""
     with quiet():
-        found = (GetScaffoldForMol(molecule(text)) for text in smiles)
-        return [str(Chem.MolToSmiles(each, isomericSmiles=False)) for each in found]
+        return [scaffold_of(molecule(text)) for text in smiles]
 
 
 def split_by_scaffold(smiles: Sequence[str], held_out: float = 0.1, seed: int = 0) -> Tensor:
     """Which molecules are held out, bool `[N]`: all that share a scaffold go together, by a hash of the scaffold.
 
-    Molecules without a ring have no scaffold and go one by one.
+    Library without a ring have no scaffold and go one by one.
 
     Raises:
         ValueError: `held_out` is not a fraction in [0, 1].

@@ -13,33 +13,44 @@ from torch import Tensor
 from ...core.diffusion import Diffusion
 from ...core.pretraining import Pretraining, Progress, nelbo, pretrain
 from ...molecules import MASK
-from .data import Molecules, split_by_scaffold
+from .data import Library, split_by_scaffold
 from .prior import build, read_prior, save_prior
+from .reference import Reference
 
 DRAWS = 16  # noise levels a molecule behind the validation figure of a card
-VALIDATION = 1024  # held-out molecules that are looked at
+VALIDATION = 512  # held-out molecules that are looked at
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Molecules to learn from, each counted once.
+    """Library to learn from, each counted once.
 
     Attributes:
         tokens: uint8 `[N, L]`, training molecules.
-        validation: int64 `[V, L]`, some of the molecules with held-out scaffolds.
+        validation: int64 `[V, L]`, the molecules with held-out scaffolds that are looked at.
         data: where the molecules came from.
+        outside: uint8 `[H, L]`, all molecules with held-out scaffolds, those of the validation first.
+        smiles: N canonical SMILES of the training molecules.
     """
 
     tokens: Tensor
     validation: Tensor
     data: str
+    outside: Tensor
+    smiles: tuple[str, ...]
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n training molecules, int64 `[n, L]`."""
         return self.tokens[torch.randint(len(self.tokens), (n,), generator=generator)].long()
 
+    def reference(self, n: int) -> Reference:
+        """Statistics of at most n of the molecules that are held out, which know the training molecules."""
+        some = self.outside[:n].long()
+        info = {"data": self.data, "natural_molecules": len(some), "known_molecules": len(self.smiles)}
+        return Reference.build(some, self.smiles, info)
 
-def molecule_corpus(molecules: Molecules, data: str, held_out: float = 0.05, seed: int = 0) -> Corpus:
+
+def molecule_corpus(molecules: Library, data: str, held_out: float = 0.05, seed: int = 0) -> Corpus:
     """A part of the scaffolds held out; at most `VALIDATION` molecules of these are looked at.
 
     Raises:
@@ -54,8 +65,9 @@ def molecule_corpus(molecules: Molecules, data: str, held_out: float = 0.05, see
             "one side is empty. Choose another seed, or a held_out closer to a half."
         )
     outside = molecules.tokens[away]
-    some = torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))[:VALIDATION]
-    return Corpus(molecules.tokens[~away], outside[some].long(), data)
+    outside = outside[torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))]
+    known = tuple(smiles for smiles, out in zip(molecules.smiles, away.tolist(), strict=True) if not out)
+    return Corpus(molecules.tokens[~away], outside[:VALIDATION].long(), data, outside, known)
 
 
 def markov_nats(corpus: Corpus, order: int, pseudocount: float = 0.05) -> float:

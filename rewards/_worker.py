@@ -91,7 +91,17 @@ def prepare(parent: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _may_grow()
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _may_grow() -> None:
+    """Keep loky from ending this process once it has grown by 300 MB since its first task: it takes for a leak what a
+    function loads when it is first called, and the process that comes instead would have no function."""
+    from joblib.externals.loky import process_executor
+
+    if hasattr(process_executor, "_USE_PSUTIL"):
+        process_executor._USE_PSUTIL = False
 
 
 def _follow(parent: int) -> None:

@@ -101,7 +101,7 @@ def test_random_text_gives_a_molecule_or_a_reason() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_random_texts() -> None:
-    assert assert_molecule_or_reason(noise(100_000, seed=1)) > 500
+    assert assert_molecule_or_reason(noise(100_000, seed=1)) > 300
 
 
 def test_broken_records_of_an_sd_file_are_refused_and_the_others_read() -> None:

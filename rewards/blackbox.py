@@ -17,6 +17,7 @@ from ._processes import Processes, Result, Take
 from ._store import Store
 from ._worker import BadReturn, evaluate
 
+_BATCH = 64
 _SLOW = "raise timeout=, lower batch_size=, or mend the function"
 _LOST = {"timeout": f"its batch took too long; {_SLOW}", "crash": "its process ended"}
 
@@ -55,7 +56,8 @@ class BlackBox:
     Args:
         function: texts -> one real number for each, as a list, tuple, array or tensor; if not `vectorised`, text -> number.
         decode: tokens `[B, L]` -> B texts, such as `tiltflow.dna.decode`.
-        batch_size: texts per call (default: 64; 1 if not `vectorised`, so that a timeout is one for each text).
+        batch_size: texts per call (default: 64; if not `vectorised`, 1, so that a timeout is one for each text, or without
+            a timeout as many, up to 64, as give each worker four batches to take).
         vectorised: whether the function takes a list of texts.
         cache: whether to remember values. It is for functions that give the same text the same value.
         cache_size: how many values to keep in memory.
@@ -147,7 +149,8 @@ class BlackBox:
 
     def _evaluate(self, texts: list[str], take: Take) -> None:
         """Call take(batch, result) for all of `texts`, wherever the function runs."""
-        batches = [texts[start : start + self._size] for start in range(0, len(texts), self._size)]
+        size = self._size(len(texts))
+        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
         try:
             if self._processes is None:
                 for batch in batches:
@@ -188,9 +191,13 @@ class BlackBox:
             raise BlackBoxError(f"{self.name} failed for {text!r}: {why or 'it returned NaN'}")
         return values
 
-    @property
-    def _size(self) -> int:
-        return self.batch_size or (64 if self.vectorised else 1)
+    def _size(self, count: int) -> int:
+        """Texts in each batch of `count`: a worker waits a few milliseconds between two batches, and at the end for others."""
+        if self.batch_size is not None:
+            return self.batch_size
+        if self.vectorised or self._processes is None or self.timeout is not None:
+            return _BATCH if self.vectorised else 1
+        return max(1, min(_BATCH, math.ceil(count / (4 * self.workers))))
 
 
 def _check(box: BlackBox) -> None:

@@ -19,8 +19,6 @@ from .profile import Profile, Scorer, label
 from .scoring import INVALID, Scoring
 from .structure import MAX_ATOMS, MoleculeError, parse
 
-_BATCH = 16
-
 
 @dataclass
 class Tally:
@@ -47,7 +45,7 @@ class Molecular:
         workers: number of processes.
         timeout: seconds for one molecule, or None.
         memory: GiB that a worker may take on top of what it holds at its start, or None (Linux only).
-        batch_size: molecules handed to a worker at once (default: 16; 1 with a timeout, so that it is one for each).
+        batch_size: molecules handed to a worker at once; the default is that of `BlackBox`: 1 with a timeout.
         cache_size: how many values to remember.
         cache_file: file of values that outlives the run; tied to the scorer and its settings.
         on_error: "nan", or "raise" to stop at the first molecule whose scorer fails.
@@ -85,7 +83,7 @@ class Molecular:
         box = BlackBox(
             Scoring(self.scorer, self.max_atoms),
             smiles_of,
-            batch_size=self.batch_size or (1 if self.timeout else _BATCH),
+            batch_size=self.batch_size,
             vectorised=False,
             cache_size=self.cache_size,
             cache_file=self.cache_file,
@@ -107,9 +105,13 @@ class Molecular:
         """
         return self._rewards(smiles_of(x)).to(x.device)
 
-    def score(self, smiles: Sequence[str]) -> Tensor:
-        """Rewards float64 `[N]` of SMILES as anyone may write them; what is no molecule gives `invalid`."""
-        return self._rewards([canonical(text, self.max_atoms) for text in smiles])
+    def score(self, smiles: Sequence[str], *, are_canonical: bool = False) -> Tensor:
+        """Rewards float64 `[N]` of SMILES as anyone may write them; what is no molecule gives `invalid`.
+
+        Args:
+            are_canonical: they are rdkit's canonical SMILES, as `tiltflow.molecules.decode` gives them: saves reading them.
+        """
+        return self._rewards(smiles if are_canonical else [canonical(text, self.max_atoms) for text in smiles])
 
     def parts(self, x: Tensor) -> dict[str, Tensor]:
         """What stands behind the rewards of x `[B, L]`, for reports: each part's number float64 `[B]`, NaN for no molecule."""

@@ -209,3 +209,19 @@ def test_empty_batches() -> None:
 def test_impossible_rewards_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Molecular(**{"scorer": Descriptor("qed"), "aim": "maximize", **arguments})
+
+
+def test_random_text_neither_crashes_nor_scores() -> None:
+    import random
+
+    draw = random.Random(3)
+    texts = ["".join(draw.choices("CNOSFcn()[]=#1234%@/\\+-.", k=draw.randint(0, 40))) for _ in range(2_000)]
+    texts += ["C" * 14_000, "C1" + "C" * 1_500 + "1", "[" * 3_000]
+    reward = Molecular(Descriptor("qed"), "maximize")
+    values = reward.score(texts)
+    good = values.isfinite()
+    assert 5 < int(good.sum()) < 500
+    assert bool(((values[good] > 0) & (values[good] < 1)).all())
+    assert bool((values[~good] == -math.inf).all())
+    assert reward.tally.invalid == int((~good).sum())
+    assert reward.counts.failed == 0

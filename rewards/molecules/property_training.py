@@ -213,7 +213,7 @@ def _solve(table: Floats, own: Floats, values: Floats, penalty: float) -> tuple[
     """Weights `[M]` and offset, from the kernel `[N, M]` with the landmarks and theirs with each other, `[M, M]`."""
     offset = float(values.mean())
     left = table.T @ table + penalty * own + 1e-6 * np.eye(len(own))
-    return np.linalg.solve(left, table.T @ (values - offset)), offset
+    return np.linalg.solve(left, table.T @ (values - offset)).astype(np.float64), offset
 
 
 def _missed(table: Floats, own: Floats, values: Floats, aside: int, penalty: float) -> float:

@@ -129,7 +129,7 @@ def pretrain_help() -> str:
 
 def _molecule_keys() -> Iterator[str]:
     name = "pretrain_molecules"
-    yield "with domain=molecules there is one part, the model with the statistics to compare with; its keys beside out, seed, threads:"
+    yield "with domain=molecules one part is made, the model with statistics to compare with; keys beside out, seed, threads"
     yield from list(_keys(name, _MOLECULE_KEYS))[1:-1]
     given = read(name)
     own = _flat({group: given[group] for group in ("training", "network")})

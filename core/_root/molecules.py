@@ -142,6 +142,8 @@ def encode_one(smiles: str, length: int = LENGTH) -> tuple[str, list[int]]:
         count = found.GetNumHeavyAtoms()
         raise MoleculeError(f"{_shown(smiles)} has {count} heavy atoms; {length} tokens cannot hold them")
     text = str(Chem.MolToSmiles(found))
+    if any(atom.GetNumRadicalElectrons() for atom in found.GetAtoms()):
+        raise MoleculeError(f"{_shown(text)} has unpaired electrons; write the hydrogens that are missing")
     if "." in text:
         parts = text.split(".")
         hint = f"expected one, such as {_shown(max(parts, key=len))}"
@@ -158,6 +160,8 @@ def encode_one(smiles: str, length: int = LENGTH) -> tuple[str, list[int]]:
 
 def decode(tokens: Tensor) -> list[str]:
     """Canonical SMILES of each row of tokens `[B, L]`; "" where nothing is left (all `[nop]`) or rdkit refuses the molecule.
+
+    Atoms that got fewer bonds than their symbol was written for are filled up with hydrogens: no radicals come out.
 
     Raises:
         MoleculeError: not an integer tensor `[B, L]`, or a token outside the alphabet (the mask has no symbol).
@@ -232,7 +236,26 @@ def _smiles(text: str) -> str:
     from rdkit import Chem
 
     found = Chem.MolFromSmiles(selfies.decoder(text)) if text else None
-    return "" if found is None else str(Chem.MolToSmiles(found))
+    return "" if found is None else str(Chem.MolToSmiles(_filled(found)))
+
+
+def _filled(found: Mol) -> Mol:
+    """The molecule with hydrogens where bonds are missing.
+
+    Symbols in brackets, such as [C@@], say how many hydrogens they have: with fewer neighbours than they were written for
+    they would be radicals or carbenes, which nobody means.
+    """
+    from rdkit import Chem
+
+    open_atoms = [atom for atom in found.GetAtoms() if atom.GetNumRadicalElectrons()]
+    if not open_atoms:
+        return found
+    for atom in open_atoms:
+        atom.SetNumRadicalElectrons(0)
+        atom.SetNoImplicit(False)
+    found.UpdatePropertyCache()
+    Chem.AssignStereochemistry(found, cleanIt=True, force=True)
+    return found
 
 
 def _checked(smiles: Any) -> str:

@@ -100,8 +100,8 @@ def _may_grow() -> None:
     function loads when it is first called, and the process that comes instead would have no function."""
     from joblib.externals.loky import process_executor
 
-    if hasattr(process_executor, "_USE_PSUTIL"):
-        process_executor._USE_PSUTIL = False
+    if hasattr(process_executor, "_MEMORY_LEAK_CHECK_DELAY"):
+        process_executor._MEMORY_LEAK_CHECK_DELAY = math.inf
 
 
 def _follow(parent: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -82,13 +82,15 @@ class Domain:
     Attributes:
         name: as in `tiltflow domain=<name>`.
         diffusion: the pretrained law.
-        alphabet: tokens in index order, which a reward's `alphabet` must equal; None for continuous domains.
+        alphabet: tokens in index order, which a reward's `alphabet` must equal: a text of letters, or a sequence of symbols
+            of more than one character; None for continuous domains.
         codec: text and files <-> tensors.
         metrics: numbers about a set of samples against the reference.
         export: writes samples in the field's formats.
         reference: statistics of natural data that metrics and figures compare with.
         figures: draws what only this field can; see `Figures`.
         site: what one site is called, for reports: "base".
+        unit: what one sample is called, for reports: "sequence", "molecule".
         constraints: what the sampler enforces, in words, for reports; empty where nothing is constrained.
         source: where the model came from and how good it is, in words, for reports.
         save: writes a model of the same kind, which then loads as `prior`; None: tuning has nowhere to put its model.
@@ -96,13 +98,14 @@ class Domain:
 
     name: str
     diffusion: Diffusion
-    alphabet: str | None
+    alphabet: str | Sequence[str] | None
     codec: Any
     metrics: Metrics
     export: Export
     reference: Any
     figures: Figures = no_figures
     site: str = "site"
+    unit: str = "sequence"
     constraints: str = ""
     source: str = ""
     save: Save | None = None
@@ -129,9 +132,21 @@ def check_reward(domain: Domain, reward: Any) -> None:
         ValueError: the reward's `alphabet` is not the domain's.
     """
     alphabet = getattr(reward, "alphabet", None)
-    if alphabet is not None and alphabet != domain.alphabet:
+    if alphabet is not None and _symbols(alphabet) != _symbols(domain.alphabet):
         name = getattr(reward, "__name__", type(reward).__name__)
         raise ValueError(
-            f"Reward {name} takes tokens of {alphabet!r}, and domain {domain.name} gives {domain.alphabet!r}. "
+            f"Reward {name} takes tokens of {_shown(alphabet)}, and domain {domain.name} gives {_shown(domain.alphabet)}. "
             "Choose a reward made for this domain."
         )
+
+
+def _symbols(alphabet: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """One symbol a token: "ACGT" and ("A", "C", "G", "T") are the same alphabet."""
+    return None if alphabet is None else tuple(alphabet)
+
+
+def _shown(alphabet: str | Sequence[str] | None) -> str:
+    """An alphabet for a message: a text as it is, of a long list of symbols the first."""
+    if alphabet is None or isinstance(alphabet, str):
+        return repr(alphabet)
+    return " ".join(alphabet[:6]) + (f" ... ({len(alphabet)} symbols)" if len(alphabet) > 6 else "")

@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .blackbox import BlackBox, BlackBoxError
-    from .compose import Require, Sum, Target, Term
+    from .budget import Budget, BudgetSpentError, top_auc
+    from .compose import Chebyshev, GeometricMean, Require, Sum, Target, Term
     from .expression import expression
     from .learned import CnnSettings, fit_cnn, fit_kmer_ridge, fitted
     from .motifs import MotifOccupancy
+    from .pareto import hypervolume, pareto_front
     from .sequences import ForbiddenSites, GcWindow, Homopolymer, MaxEdits, Repeats
 
 __all__ = [
     "BlackBox",
     "BlackBoxError",
+    "Budget",
+    "BudgetSpentError",
+    "Chebyshev",
     "CnnSettings",
     "ForbiddenSites",
     "GcWindow",
+    "GeometricMean",
     "Homopolymer",
     "MaxEdits",
     "MotifOccupancy",
@@ -36,14 +42,19 @@ __all__ = [
     "fit_cnn",
     "fit_kmer_ridge",
     "fitted",
+    "hypervolume",
+    "pareto_front",
+    "top_auc",
 ]
 
 _HOMES = {
     "blackbox": ("BlackBox", "BlackBoxError"),
-    "compose": ("Require", "Sum", "Target", "Term"),
+    "budget": ("Budget", "BudgetSpentError", "top_auc"),
+    "compose": ("Chebyshev", "GeometricMean", "Require", "Sum", "Target", "Term"),
     "expression": ("expression",),
     "learned": ("CnnSettings", "fit_cnn", "fit_kmer_ridge", "fitted"),
     "motifs": ("MotifOccupancy",),
+    "pareto": ("hypervolume", "pareto_front"),
     "sequences": ("ForbiddenSites", "GcWindow", "Homopolymer", "MaxEdits", "Repeats"),
 }
 

@@ -50,12 +50,13 @@ class Processes:
     Args:
         function: any callable; lambdas and local functions travel by value (cloudpickle).
         count: number of processes.
+        memory: GiB that each may take on top of what it holds once it has the function, or None.
 
     Raises:
         TypeError: the function cannot be sent to another process.
     """
 
-    def __init__(self, function: Callable[..., Any], count: int) -> None:
+    def __init__(self, function: Callable[..., Any], count: int, memory: float | None = None) -> None:
         from joblib.externals.loky.backend.reduction import dumps  # cloudpickle, wherever joblib keeps it
 
         try:
@@ -65,7 +66,7 @@ class Processes:
                 f"{function!r} cannot be sent to a worker process ({type(error).__name__}: {error}); open files, "
                 "connections and the like inside the function, or use workers=1 without a timeout"
             ) from error
-        self._count = count
+        self._count, self._memory = count, memory
         self._idle: list[_Process] = []
         self._busy: list[_Process] = []
 
@@ -107,7 +108,7 @@ class Processes:
         missing = wanted - len(self._idle) - len(self._busy)
         started = [_Process(_executor(self._count)) for _ in range(missing)]
         try:
-            loading = [process.executor.submit(_worker.load, self._payload) for process in started]
+            loading = [process.executor.submit(_worker.load, self._payload, self._memory) for process in started]
             wait(loading, timeout=STARTUP_SECONDS)
             for process, future in zip(started, loading, strict=True):
                 process.pid = _started(future)

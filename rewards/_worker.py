@@ -91,7 +91,17 @@ def prepare(parent: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _may_grow()
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _may_grow() -> None:
+    """Keep loky from ending this process once it has grown by 300 MB since its first task: it takes for a leak what a
+    function loads when it is first called, and the process that comes instead would have no function."""
+    from joblib.externals.loky import process_executor
+
+    if hasattr(process_executor, "_MEMORY_LEAK_CHECK_DELAY"):
+        process_executor._MEMORY_LEAK_CHECK_DELAY = math.inf
 
 
 def _follow(parent: int) -> None:
@@ -111,11 +121,28 @@ def kill_group(pid: int) -> None:
         pass  # it has gone by itself
 
 
-def load(payload: bytes) -> int:
-    """Unpack the function once; returns the process id."""
+def load(payload: bytes, memory: float | None = None) -> int:
+    """Unpack the function once, and limit what it may take beyond that to `memory` GiB; returns the process id."""
     global _function  # noqa: PLW0603  one function per worker process, for its whole life
     _function = pickle.loads(payload)  # written by the parent for this process, never read from a file
+    if memory is not None:
+        _limit(int(memory * 2**30))
     return os.getpid()
+
+
+def _limit(extra: int) -> None:
+    """Let this process map at most `extra` more bytes of memory than it does now.
+
+    It is address space that is limited, since the kernel enforces no limit on resident memory. What a process maps at its
+    start, mostly libraries, can be many times what it uses; therefore the limit counts from there.
+    """
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = mapped + extra
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def call(texts: list[str], vectorised: bool) -> list[Outcome]:

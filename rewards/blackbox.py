@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ._processes import Processes, Result, Take
 from ._store import Store
 from ._worker import BadReturn, evaluate
 
+_BATCH = 64
 _SLOW = "raise timeout=, lower batch_size=, or mend the function"
 _LOST = {"timeout": f"its batch took too long; {_SLOW}", "crash": "its process ended"}
 
@@ -45,21 +47,25 @@ class Counts:
 class BlackBox:
     """A reward from `function`, which sees text and may be slow, crash or hang.
 
-    Each distinct text is evaluated once. With a timeout or several workers the function runs in worker processes, which
-    are kept between calls and end with the program (or `close`, or a `with` block); lambdas and local functions work.
+    Each distinct text is evaluated once. With a timeout, a memory limit or several workers the function runs in worker
+    processes, which are kept between calls and end with the program (or `close`, or a `with` block); lambdas and local
+    functions work.
     A batch that raises is tried again text by text, so that only the texts at fault fail. A failed or late text gives
     NaN and is not cached; what NaN means is decided by the method that asked (`Tilt.failures`).
 
     Args:
         function: texts -> one real number for each, as a list, tuple, array or tensor; if not `vectorised`, text -> number.
         decode: tokens `[B, L]` -> B texts, such as `tiltflow.dna.decode`.
-        batch_size: texts per call (default: 64; 1 if not `vectorised`, so that a timeout is one for each text).
+        batch_size: texts per call (default: 64; if not `vectorised`, 1, so that a timeout is one for each text, or without
+            a timeout as many, up to 64, as give each worker four batches to take).
         vectorised: whether the function takes a list of texts.
         cache: whether to remember values. It is for functions that give the same text the same value.
         cache_size: how many values to keep in memory.
         cache_file: JSON lines that outlive the run, made if missing; tied to `name`.
         workers: number of processes.
         timeout: seconds that a batch may take, or None. After 8 late batches in a row the call gives up with an error.
+        memory: GiB that a worker may take on top of what it holds at its start, or None (Linux only). Beyond, the function
+            gets a MemoryError or its process ends.
         on_error: "nan", or "raise" to stop at the first failure or timeout.
         name: in reports and in the cache file (default: the function's name).
         alphabet: tokens that `decode` reads, such as "ACGT"; None fits any model.
@@ -79,6 +85,7 @@ class BlackBox:
     cache_file: str | os.PathLike[str] | None = None
     workers: int = 1
     timeout: float | None = None
+    memory: float | None = None
     on_error: Literal["nan", "raise"] = "nan"
     name: str = ""
     alphabet: str | None = None
@@ -95,8 +102,8 @@ class BlackBox:
         if self.cache_file is not None and "<" in name:
             raise ValueError(f"cache_file needs a name=: {name!r} does not tell this function from others")
         object.__setattr__(self, "name", name)
-        if self.workers > 1 or self.timeout is not None:
-            processes = Processes(self.function, self.workers)
+        if self.workers > 1 or self.timeout is not None or self.memory is not None:
+            processes = Processes(self.function, self.workers, self.memory)
             weakref.finalize(self, processes.close).atexit = False  # loky ends idle workers at exit
             object.__setattr__(self, "_processes", processes)
         if self.cache:
@@ -109,7 +116,10 @@ class BlackBox:
             BlackBoxError: the function returned something other than one real number per text, every batch times out,
                 or `on_error="raise"` and a text failed.
         """
-        texts = self._texts(x)
+        return torch.tensor(self.score(self._texts(x)), dtype=torch.float64, device=x.device)
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """The value of each text, as `__call__` gives it for what its tokens decode to."""
         values = {text: None if self._store is None else self._store.get(text) for text in texts}
         missing = [text for text, value in values.items() if value is None]
         self.counts.cached += len(values) - len(missing)
@@ -118,7 +128,7 @@ class BlackBox:
             values.update(self._record(batch, result))
 
         self._evaluate(missing, take)
-        return torch.tensor([values[text] for text in texts], dtype=torch.float64, device=x.device)
+        return [math.nan if (value := values[text]) is None else value for text in texts]
 
     def close(self) -> None:
         """End the worker processes; the next call starts new ones."""
@@ -139,7 +149,8 @@ class BlackBox:
 
     def _evaluate(self, texts: list[str], take: Take) -> None:
         """Call take(batch, result) for all of `texts`, wherever the function runs."""
-        batches = [texts[start : start + self._size] for start in range(0, len(texts), self._size)]
+        size = self._size(len(texts))
+        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
         try:
             if self._processes is None:
                 for batch in batches:
@@ -180,9 +191,13 @@ class BlackBox:
             raise BlackBoxError(f"{self.name} failed for {text!r}: {why or 'it returned NaN'}")
         return values
 
-    @property
-    def _size(self) -> int:
-        return self.batch_size or (64 if self.vectorised else 1)
+    def _size(self, count: int) -> int:
+        """Texts in each batch of `count`: a worker waits a few milliseconds between two batches, and at the end for others."""
+        if self.batch_size is not None:
+            return self.batch_size
+        if self.vectorised or self._processes is None or self.timeout is not None:
+            return _BATCH if self.vectorised else 1
+        return max(1, min(_BATCH, math.ceil(count / (4 * self.workers))))
 
 
 def _check(box: BlackBox) -> None:
@@ -194,6 +209,10 @@ def _check(box: BlackBox) -> None:
             raise ValueError(f"{what} {number!r}: expected a whole number, at least 1")
     if box.timeout is not None and not 0 < box.timeout < math.inf:
         raise ValueError(f"timeout {box.timeout!r}: expected seconds > 0, or None")
+    if box.memory is not None and not 0 < box.memory < math.inf:
+        raise ValueError(f"memory {box.memory!r}: expected GiB > 0, or None")
+    if box.memory is not None and not sys.platform.startswith("linux"):
+        raise ValueError(f"memory {box.memory!r}: limits are kept on Linux only; leave it out here")
     if box.on_error not in ("nan", "raise"):
         raise ValueError(f"on_error {box.on_error!r}: expected 'nan' or 'raise'")
     if box.cache_file is not None and not box.cache:

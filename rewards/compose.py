@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+Alphabet = str | Sequence[str] | None
 RewardFunction = Callable[[Tensor], Any]  # [B, ...] -> [B], a tensor or what torch.as_tensor makes one
 
 
@@ -31,7 +32,7 @@ class _Wrapper:
         return _differentiable([self.reward])
 
     @property
-    def alphabet(self) -> str | None:
+    def alphabet(self) -> Alphabet:
         return _alphabet([self.reward])
 
 
@@ -166,33 +167,26 @@ class Target(_Wrapper):
         return f"{_name(self.reward)} at {self.level:g}"
 
 
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """Weighted sum of terms, plus hard constraints: r(x) = sum_i (+-) weight_i r_i(x) + sum_j (0 or -inf).
+class _Combination:
+    """Several rewards in one. Every reward is evaluated once, also one that stands in several terms.
 
-    Every reward is evaluated once, also one that stands in several terms. For a report, `values = total.parts(x)` gives
-    the parts' own values and `total.combine(values)` the sum, without evaluating anything again.
-
-    Args:
-        terms: `Term`s and `Require`s.
-
-    Raises:
-        TypeError: something else among the terms.
-        ValueError: no term, one name twice, or parts that cannot read the same samples.
+    For a report, `values = total.parts(x)` gives the parts' own values and `total.combine(values)` the whole, without
+    evaluating anything again.
     """
 
     terms: Sequence[Term | Require]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
-        if not self.terms:
+        what = type(self).__name__
+        if not self._needed():
             raise ValueError(
-                "a Sum of nothing; expected Term(reward, weight, direction) or Require(reward, at_least=..)"
+                f"a {what} of nothing; expected Term(reward, weight, direction) or Require(reward, at_least=..)"
             )
         for term in self.terms:
             if not isinstance(term, Term | Require):
                 raise TypeError(
-                    f"{term!r} in a Sum: expected a Term(reward, weight, direction) or a Require(reward, ...)"
+                    f"{term!r} in a {what}: expected a Term(reward, weight, direction) or a Require(reward, ...)"
                 )
         labels = [term.label for term in self.terms]
         twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -211,8 +205,24 @@ class Sum:
         return {term.label: term.part(values[id(term.reward)]) for term in self.terms}
 
     def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The sum, float64 `[B]`, of what `parts` returned."""
-        return torch.stack([term.contribution(parts[term.label].double()) for term in self.terms]).sum(0)
+        """The whole, float64 `[B]`, of what `parts` returned."""
+        raise NotImplementedError
+
+    def _needed(self) -> Sequence[Term | Require]:
+        """What there must be some of."""
+        return self._wanted()
+
+    def _limits(self, parts: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """0, or -inf where a `Require` is broken: `[B]`."""
+        rules = [parts[term.label].double() for term in self.terms if isinstance(term, Require)]
+        return torch.stack(rules).sum(0) if rules else torch.zeros_like(like)
+
+    def _wanted(self) -> list[Term]:
+        return [term for term in self.terms if isinstance(term, Term)]
+
+    def _weights(self, like: Tensor) -> Tensor:
+        """`[terms, 1]`."""
+        return like.new_tensor([term.weight for term in self._wanted()])[:, None]
 
     def _rewards(self) -> list[RewardFunction]:
         return [term.reward for term in self.terms]
@@ -226,8 +236,116 @@ class Sum:
         return all(term.differentiable for term in self.terms)
 
     @property
-    def alphabet(self) -> str | None:
+    def alphabet(self) -> Alphabet:
         return _alphabet(self._rewards())
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(_Combination):
+    """Weighted sum of terms, plus hard constraints: r(x) = sum_i (+-) weight_i r_i(x) + sum_j (0 or -inf).
+
+    Every reward is evaluated once, also one that stands in several terms. For a report, `values = total.parts(x)` gives
+    the parts' own values and `total.combine(values)` the sum, without evaluating anything again.
+
+    Args:
+        terms: `Term`s and `Require`s.
+
+    Raises:
+        TypeError: something else among the terms.
+        ValueError: no term, one name twice, or parts that cannot read the same samples.
+    """
+
+    terms: Sequence[Term | Require]
+
+    def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The sum, float64 `[B]`, of what `parts` returned."""
+        return torch.stack([term.contribution(parts[term.label].double()) for term in self.terms]).sum(0)
+
+    def _needed(self) -> Sequence[Term | Require]:
+        return self.terms
+
+
+@dataclass(frozen=True, eq=False)
+class GeometricMean(_Combination):
+    """r(x) = (prod_i r_i(x)^weight_i)^(1 / sum_i weight_i), or -inf where a `Require` is broken; 0 where one term is 0.
+
+    For rewards that are desirabilities, 0 to 1 (Derringer and Suich, Journal of Quality Technology 12:214, 1980, eq. 3).
+
+    Args:
+        terms: `Term`s, all to be maximised, and `Require`s.
+
+    Raises:
+        TypeError, ValueError: as `Sum`, and a term to be minimised; when called, a reward below 0.
+    """
+
+    terms: Sequence[Term | Require]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        down = [term.label for term in self._wanted() if term.direction == "minimize"]
+        if down:
+            raise ValueError(
+                f"{', '.join(down)} to be minimised in a GeometricMean: expected rewards of 0 to 1 where more is better"
+            )
+
+    def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """float64 `[B]`. Raises ValueError for a reward below 0, but for -inf, which stays."""
+        values = torch.stack([parts[term.label].double() for term in self._wanted()])  # [terms, B]
+        never = (values == -math.inf).any(0)
+        if bool(((values < 0) & (values != -math.inf)).any()):
+            least = float(values[values != -math.inf].min())
+            raise ValueError(
+                f"a reward of {least:g} in a GeometricMean: expected 0 or more; use a Sum, or a curve first"
+            )
+        weights = self._weights(values)
+        logs = values.masked_fill(never, 0).log()
+        mean = ((weights * logs).sum(0) / weights.sum()).exp().masked_fill(never, -math.inf)
+        return mean + self._limits(parts, mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Chebyshev(_Combination):
+    """Minus the augmented Chebyshev distance from an ideal point, plus hard constraints:
+
+        r(x) = -(max_i weight_i g_i(x) + rho sum_i weight_i g_i(x)),    g_i = ideal_i - r_i(x)   (minimised: r_i - ideal_i)
+
+    The term that misses its ideal most counts; every Pareto-optimal point is the best one for some weights, which no
+    weighted sum can do where the front is hollow (Steuer and Choo, Mathematical Programming 26:326, 1983).
+
+    Args:
+        terms: `Term`s and `Require`s.
+        ideal: what each `Term` would be at its best, in the order of the `Term`s, in the reward's own unit.
+        rho: >= 0; above 0, points that are worse in one term and equal in the others are never chosen.
+
+    Raises:
+        TypeError, ValueError: as `Sum`, and another number of ideals than of `Term`s.
+    """
+
+    terms: Sequence[Term | Require]
+    ideal: Sequence[float]
+    rho: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "ideal", tuple(self.ideal))
+        if len(self.ideal) != len(self._wanted()) or not all(map(_is_finite, self.ideal)):
+            names = ", ".join(term.label for term in self._wanted())
+            raise ValueError(f"ideal {self.ideal!r}: expected one finite number for each of {names}")
+        if not (_is_finite(self.rho) and self.rho >= 0):
+            raise ValueError(f"rho {self.rho!r}: expected a finite number >= 0")
+
+    def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """float64 `[B]`, at most 0 as long as no ideal is surpassed."""
+        pairs = zip(self._wanted(), self.ideal, strict=True)
+        misses = [_miss(parts[term.label].double(), ideal, term.direction) for term, ideal in pairs]
+        values = torch.stack(misses)  # [terms, B]
+        weighted = self._weights(values) * values
+        distance = weighted.amax(0) + self.rho * weighted.sum(0)
+        return 0.0 - distance + self._limits(parts, distance)
+
+
+def _miss(values: Tensor, ideal: float, direction: str) -> Tensor:
+    return ideal - values if direction == "maximize" else values - ideal
 
 
 def _evaluate(reward: RewardFunction, x: Tensor) -> Tensor:
@@ -274,11 +392,20 @@ def _differentiable(rewards: Sequence[RewardFunction]) -> bool:
     return all(getattr(reward, "differentiable", False) for reward in rewards)
 
 
-def _alphabet(rewards: Sequence[RewardFunction]) -> str | None:
+def _alphabet(rewards: Sequence[RewardFunction]) -> Alphabet:
     """The one alphabet among `rewards`; None (any) fits every other."""
     known = [(reward, getattr(reward, "alphabet", None)) for reward in rewards]
-    letters = {alphabet for _, alphabet in known if alphabet is not None}
+    letters = {tuple(alphabet): alphabet for _, alphabet in known if alphabet is not None}
     if len(letters) > 1:
-        listed = ", ".join(f"{_name(reward)} reads {alphabet}" for reward, alphabet in known if alphabet is not None)
+        listed = ", ".join(
+            f"{_name(reward)} reads {_some(letters)}" for reward, letters in known if letters is not None
+        )
         raise ValueError(f"these rewards read different alphabets: {listed}")
-    return letters.pop() if letters else None
+    return next(iter(letters.values()), None)
+
+
+def _some(alphabet: str | Sequence[str]) -> str:
+    """An alphabet, cut where it is long."""
+    if isinstance(alphabet, str):
+        return alphabet
+    return " ".join(alphabet[:6]) + (f" and {len(alphabet) - 6} more" if len(alphabet) > 6 else "")

@@ -149,7 +149,7 @@ def test_methods_without_groups_have_no_sample_size_to_show(html: str, result: j
     assert bool(result.samples.trace["ess"].isnan().all())
     assert "Shown is the reward expected" in html
     assert "share of the particles" not in html
-    assert "share of the particles" in report._trace_caption(True)
+    assert "share of the particles" in report._trace_caption("sequence", True)
 
 
 def test_a_run_that_looked_at_nothing_on_its_way_has_no_trace_to_show() -> None:

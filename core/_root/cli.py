@@ -186,9 +186,10 @@ def _pretrain(arguments: Sequence[str]) -> int:
     from .pretrain import prepare, run
 
     (only,), problems = combinations(arguments, False)
-    composed = compose(only, "pretrain")
+    composed = compose(only, "pretrain_molecules" if "domain=molecules" in only else "pretrain")
+    part = composed.choices.get("part", "molecules")
     try:
-        return run(prepare(composed.config, composed.choices["part"], [*problems, *composed.problems]), Console())
+        return run(prepare(composed.config, part, [*problems, *composed.problems]), Console())
     except KeyboardInterrupt:
         left = "the same command goes on from its last checkpoint, or begins again where there is none"
         print(f"tiltflow: interrupted; {left}", file=sys.stderr)

@@ -162,7 +162,7 @@ def _table(domain: Domain, path: Path, scored: Scored) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = {"reward": scored.reward, **scored.columns}
-    writer.writerow(["sequence", *columns])
+    writer.writerow([domain.unit, *columns])
     values = (column.tolist() for column in columns.values())
     writer.writerows(zip(domain.codec.decode(scored.x), *values, strict=True))
     write_text(path, buffer.getvalue())

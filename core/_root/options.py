@@ -29,9 +29,11 @@ examples
   tiltflow -m method=best_of_n,svdd,smc
   tiltflow method=drakes             tune the model instead; its file is runs/.../tuned.safetensors
   tiltflow domain.prior=runs/.../tuned.safetensors    use the tuned model as any other
+  tiltflow domain=molecules domain.scaffold="*c1ccccc1" reward=blackbox reward.function=mypackage.score plugins=[mypackage] \
+    reward.decode=tiltflow.molecules.decode reward.alphabet=null   drug-like molecules, by your own score of their SMILES
 """
 _NOTES = """\
-Each run makes a folder in `out` with the designs (FASTA, CSV), figures and report.html; none is ever overwritten.
+Each run makes a folder in `out` with the designs (FASTA or SDF, CSV), figures and report.html; none is ever overwritten.
 Ctrl-C finishes what is under way and reports it; a second one aborts and keeps the finished batches.
 Where other programs use the same cores, OMP_NUM_THREADS=1 or OMP_WAIT_POLICY=PASSIVE (set by default) keeps torch quick.
 """
@@ -44,6 +46,9 @@ examples
   tiltflow pretrain part=prior sequences=mine.fasta out=models training.steps=2000   your own
   tiltflow domain.prior=models/prior.safetensors                             then design with it
   tiltflow pretrain part=oracles sequences=measured.csv labels=[activity] prefix=ACTG suffix=CGGA wrong_length=skip
+  tiltflow pretrain domain=molecules                                         of molecules that come with rdkit
+  tiltflow pretrain domain=molecules data_dir=data source=zinc               the shipped model of molecules
+  tiltflow pretrain domain=molecules sequences=mine.smi unreadable=skip      your own: SMILES, CSV (column=smiles) or SDF
 """
 _PRETRAIN_NOTES = """\
 Own sequences: relatives (a common 20-mer, or most positions equal) stay on one side of a split unless relatives=false.
@@ -51,6 +56,16 @@ motifs=shipped are the fungal motifs of JASPAR 2022; motifs=my.pfm are others, m
 Beside the result lie its card (.md) and the validation curve (.curve.json, .curve.png). An interrupted training goes on
 from the last validation when the same command is given again.
 """
+_MOLECULE_KEYS = {
+    "data_dir": "folder of the public data; not needed for source=rdkit",
+    "source": "zinc, qm9 or rdkit; null takes zinc where there is a data_dir, and rdkit otherwise",
+    "sequences": "instead, a file of your own molecules: SMILES, CSV or SDF",
+    "column": "the column of a CSV file that holds the SMILES",
+    "unreadable": "what to do with molecules that cannot be written as tokens: error or skip",
+    "length": "tokens of a molecule, which is what the longest may have",
+    "held_out": "fraction of the scaffolds to validate on, and to compare designs with",
+    "start": "go on from this prior, zinc or a file, instead of an untrained network",
+}
 _PRETRAIN_KEYS = {
     "domain": "what for",
     "data_dir": "folder of the public data; without it you are told where they are published",
@@ -108,7 +123,18 @@ def design_help() -> str:
 
 def pretrain_help() -> str:
     """What `tiltflow pretrain --help` prints."""
-    return "\n".join([_PRETRAIN_USAGE, *_choices("pretrain"), *_keys("pretrain", _PRETRAIN_KEYS), _PRETRAIN_NOTES])
+    dna = [*_choices("pretrain"), *_keys("pretrain", _PRETRAIN_KEYS)]
+    return "\n".join([_PRETRAIN_USAGE, *dna, *_molecule_keys(), _PRETRAIN_NOTES])
+
+
+def _molecule_keys() -> Iterator[str]:
+    name = "pretrain_molecules"
+    yield "with domain=molecules one part is made, the model with statistics to compare with; keys beside out, seed, threads"
+    yield from list(_keys(name, _MOLECULE_KEYS))[1:-1]
+    given = read(name)
+    own = _flat({group: given[group] for group in ("training", "network")})
+    yield from (f"{'':22}{line}" for line in wrap(" ".join(own), 95))
+    yield ""
 
 
 def _choices(name: str) -> Iterator[str]:

@@ -170,7 +170,9 @@ def bar(title: str, total: int, console: Console) -> Iterator[Callable[[int, flo
         yield lambda step, loss: shown.update(task, completed=step, loss=loss)
 
 
-def write_curve(path: Path, curve: Sequence[Mapping[str, float]], lines: Mapping[str, float] | None = None) -> None:
+def write_curve(
+    path: Path, curve: Sequence[Mapping[str, float]], lines: Mapping[str, float] | None = None, site: str = "base"
+) -> None:
     """The validation curve beside the file at `path`, as JSON and PNG; `lines` are levels to compare with, by name.
 
     The curve takes few noise levels a sequence, the same at each point: it tells whether training goes on, and a level with
@@ -187,7 +189,7 @@ def write_curve(path: Path, curve: Sequence[Mapping[str, float]], lines: Mapping
     for (name, level), style in zip((lines or {}).items(), ("-", "--", ":", "-."), strict=False):
         colour = DESIGNS if name.startswith("validation") else NATURAL
         axes.axhline(level, color=colour, linestyle=style, label=f"{name}: {level:.4f}")
-    finish(axes, "step", "loss (nats per base)", f"Training of {path.stem}")
+    finish(axes, "step", f"loss (nats per {site})", f"Training of {path.stem}")
     legend_below(axes)
     save(figure, path.with_suffix(".curve.png"))
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .dna import ALPHABET
 from .domains.dna.data import SOURCE
+from .domains.molecules.data import SOURCE as MOLECULES
+from .molecule_parts import MoleculePrior
 from .oracles import Oracles
 from .parts import SHIPPED, Part, Prior, Statistics
 from .schema import BROKEN, Builder, ConfigError, Problem, explain, shown
@@ -27,10 +29,15 @@ OWN_ONLY: dict[str, Any] = {
     "wrong_length": "error",
     "flanks": "error",
 }
-PARTS: dict[str, type[Part]] = {"prior": Prior, "oracles": Oracles, "reference": Statistics}
+PARTS: dict[str, type[Part | MoleculePrior]] = {
+    "prior": Prior,
+    "oracles": Oracles,
+    "reference": Statistics,
+    "molecules": MoleculePrior,
+}
 
 
-def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = ()) -> Part:
+def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = ()) -> Part | MoleculePrior:
     """Check and build what a configuration asks for.
 
     Raises:
@@ -40,7 +47,8 @@ def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = 
     known = frozenset(problem.key for problem in found)
     built = Builder((), found, known).arguments(PARTS[part], config)
     good = {name: value for name, value in built.items() if value is not BROKEN}
-    found += [problem for problem in _together(good, PARTS[part].targets) if problem.key not in known]
+    check = _molecules_together if part == "molecules" else _together
+    found += [problem for problem in check(good, PARTS[part].targets) if problem.key not in known]
     if found:
         raise ConfigError(found)
     return PARTS[part](**good)
@@ -48,6 +56,30 @@ def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = 
 
 def _together(good: Mapping[str, Any], targets: Sequence[str]) -> list[Problem]:
     """What the keys must fulfil among each other."""
+    found = _common(good, targets)
+    if {"data_dir", "sequences"} <= good.keys():
+        found += _data(good["data_dir"], good["sequences"])
+        found += _own_only(good)
+    return found
+
+
+def _molecules_together(good: Mapping[str, Any], targets: Sequence[str]) -> list[Problem]:
+    """The same for molecules, which need no file: those in the rdkit wheel are always there."""
+    found = _common(good, targets)
+    data_dir, sequences = good.get("data_dir"), good.get("sequences")
+    if data_dir is not None and sequences is not None:
+        found.append(
+            Problem("data_dir", "sequences is given too; expected one of them, or neither for rdkit's molecules")
+        )
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        found.append(Problem("data_dir", f"{shown(data_dir)} is not a folder. {MOLECULES}"))
+    if sequences is not None and not Path(sequences).expanduser().is_file():
+        found.append(Problem("sequences", f"{shown(sequences)} is not a file; expected SMILES, CSV or SDF"))
+    return found
+
+
+def _common(good: Mapping[str, Any], targets: Sequence[str]) -> list[Problem]:
+    """What holds for the keys that every part has."""
     found = writable(good.get("out"))
     if not 0 < good.get("held_out", 0.1) < 1:
         found.append(Problem("held_out", f"{good['held_out']}; expected a fraction between 0 and 1"))
@@ -58,9 +90,6 @@ def _together(good: Mapping[str, Any], targets: Sequence[str]) -> list[Problem]:
         found.append(
             Problem("out", f"{good['out']} holds {' and '.join(there)} already; remove it or choose another folder")
         )
-    if {"data_dir", "sequences"} <= good.keys():
-        found += _data(good["data_dir"], good["sequences"])
-        found += _own_only(good)
     return found
 
 
@@ -100,7 +129,7 @@ def _data(data_dir: str | None, sequences: str | None) -> list[Problem]:
     return []
 
 
-def run(part: Part, console: Console) -> int:
+def run(part: Part | MoleculePrior, console: Console) -> int:
     """Make it; the exit code is 0. What is wrong with the data is told like what is wrong with the configuration.
 
     Raises:

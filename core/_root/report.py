@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TOP = 10
 REPORT, FIGURES = "report.html", "figures"
+SAMPLES = ("samples.fasta", "samples.sdf")  # what a domain may write beside samples.csv
 
 
 def write_report(result: Result) -> Path:
@@ -56,24 +57,26 @@ def _common(result: Result) -> Iterator[Drawing]:
     """Rewards, naturalness, and the trace of the run."""
     from .domains import Drawing, figures
 
-    label, natural = result.plan.label, result.sets.get("natural")
+    label, natural, unit = result.plan.label, result.sets.get("natural"), result.plan.domain.unit
     before, after = result.sets["pretrained"], result.sets[result.plan.designs]
     yield Drawing(
         "reward",
         figures.reward_histogram(before.reward, after.reward, None if natural is None else natural.reward, label),
-        "The reward of natural sequences, of samples of the pretrained model, and of the designs. Dashed lines are medians.",
+        f"The reward of natural {unit}s, of samples of the pretrained model, and of the designs. Dashed lines are medians.",
     )
     clouds = _cloud(after), _cloud(before), None if natural is None else _cloud(natural)
     yield Drawing(
         "naturalness",
         figures.reward_vs_naturalness(*clouds, label, site=result.plan.domain.site),
-        "Reward against naturalness. The horizontal axis is how surprised the pretrained model is by a sequence (NELBO, an "
+        f"Reward against naturalness. The horizontal axis is how surprised the pretrained model is by a {unit} (NELBO, an "
         "upper bound of minus its log-probability). Natural is where the natural cloud is: designs to the right of it look "
-        "unlike anything the model knows, designs to the left of it are too easy to guess, such as long runs of one letter.",
+        "unlike anything the model knows, designs to the left of it are too easy to guess, such as long runs of one token.",
     )
     trace = _mean_trace(result.samples.trace or {})
     if _looked(trace):
-        yield Drawing("trace", figures.trace(trace, label=label), _trace_caption(bool(trace["ess"].isfinite().any())))
+        yield Drawing(
+            "trace", figures.trace(trace, label=label), _trace_caption(unit, bool(trace["ess"].isfinite().any()))
+        )
 
 
 def _cloud(scored: Scored) -> tuple[Tensor, Tensor]:
@@ -82,9 +85,9 @@ def _cloud(scored: Scored) -> tuple[Tensor, Tensor]:
     return scored.reward, scored.nelbo
 
 
-def _trace_caption(grouped: bool) -> str:
+def _trace_caption(unit: str, grouped: bool) -> str:
     run, value = (
-        "The run from noise (t = 1) to finished sequences (t = 0).",
+        f"The run from noise (t = 1) to finished {unit}s (t = 0).",
         "the reward expected of the unfinished ones.",
     )
     if not grouped:
@@ -136,8 +139,8 @@ def _moved(result: Result, key: str, subject: str) -> str:
     before, after = (result.metrics[name].get(f"{key}_median") for name in ("pretrained", result.plan.designs))
     if before is None or after is None:
         return f"{subject} is not defined for one of the sets."
-    deviations = result.metrics["gain"].get(f"{key}_median_gain_in_natural_sd")
-    scale = "" if deviations is None else f" ({deviations:+.1f} standard deviations of natural sequences)"
+    deviations, unit = result.metrics["gain"].get(f"{key}_median_gain_in_natural_sd"), result.plan.domain.unit
+    scale = "" if deviations is None else f" ({deviations:+.1f} standard deviations of natural {unit}s)"
     return (
         f"{subject} went from {before:.2f} for samples of the pretrained model to {after:.2f} for the designs{scale}."
     )
@@ -152,7 +155,7 @@ def _held_out(result: Result) -> str:
 
 
 def _asked(result: Result) -> Iterator[str]:
-    plan, config, info = result.plan, result.plan.config, result.info
+    plan, config, info, unit = result.plan, result.plan.config, result.info, result.plan.domain.unit
     alpha = f"{config['alpha']:g}"
     forbidden = ", ".join(entry if entry == site else f"{entry} ({site})" for entry, site in plan.forbidden)
     asked = [
@@ -167,8 +170,8 @@ def _asked(result: Result) -> Iterator[str]:
     ]
     yield page.heading("What was asked")
     yield page.paragraph(
-        "A diffusion model that was trained on natural sequences gives each sequence x a probability p(x). The designs are "
-        "drawn so that a sequence is preferred in proportion to p(x) exp(reward(x) / alpha): high reward, but still what "
+        f"A diffusion model that was trained on natural {unit}s gives each {unit} x a probability p(x). The designs are "
+        f"drawn so that a {unit} is preferred in proportion to p(x) exp(reward(x) / alpha): high reward, but still what "
         "the model finds plausible."
     )
     yield page.table(["", ""], asked, ["", ""])
@@ -178,7 +181,7 @@ def _method(result: Result) -> str:
     config = result.plan.config
     if result.plan.tunes:
         return f"{phrase(config['method'])}, trained on {result.plan.tune.train_steps} denoising steps"
-    return f"{phrase(config['method'])}, unfinished sequences judged by {phrase(config['value'])}"
+    return f"{phrase(config['method'])}, unfinished {result.plan.domain.unit}s judged by {phrase(config['value'])}"
 
 
 def _terms(node: Mapping[str, Any]) -> str:
@@ -205,9 +208,10 @@ def _came_out(result: Result) -> Iterator[str]:
         header, body = tuned.four_rows(result)
         yield page.table(header, body, ["", *("n" for _ in header[1:])])
         yield page.paragraph(" ".join(filter(None, (tuned.NOTE, tuned.errors(result)))), "faint")
-    rows = summary.rows(result.metrics, site=result.plan.domain.site).items()
+    domain = result.plan.domain
+    rows = summary.rows(result.metrics, site=domain.site, unit=domain.unit).items()
     yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)
-    described = [("natural", "natural sequences, most of which the model was trained on")] * ("natural" in sets)
+    described = [("natural", _natural(result))] * ("natural" in sets)
     described += [("pretrained", "samples of the model as it is")]
     described += tuned.described(result) if result.plan.tunes else [("steered", "the designs")]
     yield page.bullets(f"{name}: {words}" for name, words in described)
@@ -215,6 +219,13 @@ def _came_out(result: Result) -> Iterator[str]:
     others = [[key, *map(_cell, row), meanings[key]] for key, row in figures.items() if row != [None] * len(sets)]
     if others:
         yield page.details("All figures", page.table(columns, others, kinds))
+
+
+def _natural(result: Result) -> str:
+    """What the natural set is, and whether the model has seen it."""
+    unit = result.plan.domain.unit
+    unseen = getattr(result.plan.domain.reference, "held_out", False)
+    return f"natural {unit}s, {'none' if unseen else 'most'} of which the model was trained on"
 
 
 def _cell(value: Any) -> str:
@@ -233,8 +244,11 @@ def _designs(result: Result) -> Iterator[str]:
         [str(i), text, *(f"{v:.2f}" for v in row)] for i, (text, row) in enumerate(zip(texts, figures, strict=True), 1)
     ]
     yield page.heading(f"The {len(best)} designs of highest reward")
-    yield page.table(["", "sequence", *columns], lines, ["n", "seq", *("n" for _ in columns)])
-    yield page.paragraph("All designs are in samples.fasta, and with every figure in samples.csv, the best first.")
+    yield page.table(["", result.plan.domain.unit, *columns], lines, ["n", "seq", *("n" for _ in columns)])
+    files = [name for name in SAMPLES if (result.folder / name).exists()]
+    yield page.paragraph(
+        f"All designs are in {' and '.join(files)}, and with every figure in samples.csv, the best first."
+    )
 
 
 def _first(count: int) -> Tensor:
@@ -248,8 +262,8 @@ def _end(result: Result) -> Iterator[str]:
     doing = "sampling the tuned model" if result.plan.tunes else "steering"
     yield page.heading("What it cost")
     yield page.paragraph(
-        f"{cost.forward_rows:,} sequences through the network and {cost.reward_calls:,} evaluations of the reward in "
-        f"{cost.seconds:.1f} seconds of {doing}; {info['seconds']:.0f} seconds in all, on {info['device']} with "
+        f"{cost.forward_rows:,} {result.plan.domain.unit}s through the network and {cost.reward_calls:,} evaluations "
+        f"of the reward in {cost.seconds:.1f} seconds of {doing}; {info['seconds']:.0f} seconds in all, on {info['device']} with "
         f"{info['threads']} thread{'s' * (info['threads'] != 1)}. {_failures(cost.reward_failures)}"
     )
     if result.plan.tunes:
@@ -279,7 +293,7 @@ def _failures(count: int) -> str:
 def _caveats(result: Result) -> Iterator[str]:
     yield (
         "Rewards are predictions, and optimisation finds their errors. Trust a design more where the held-out reward, another "
-        "kind of model on other data, agrees, and where the NELBO stays within the range of natural sequences: neither above "
+        "kind of model on other data, agrees, and where the NELBO stays within the range of natural data: neither above "
         "it nor below."
     )
     yield from [tuned.CAVEAT] if result.plan.tunes else _weights(result)

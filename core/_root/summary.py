@@ -24,10 +24,16 @@ ROWS = (
     ("kmer6_correlation", "6-mer correlation with natural (strand given)", ".3f"),
     ("motif_correlation", "motif correlation with natural (either strand)", ".3f"),
     ("nelbo_median", "NELBO, median (nats per {site})", ".3f"),
+    ("validity", "valid", ".3f"),
+    ("novelty", "new to the model", ".3f"),
+    ("qed_median", "QED, median", ".2f"),
+    ("descriptor_distance", "descriptors: distance from natural (standard deviations)", ".2f"),
+    ("alert_free", "without structural alerts", ".2f"),
+    ("scaffolds", "distinct scaffolds", "d"),
     ("nearest_hamming_median", "bases to the nearest natural one, median", ".0f"),
     ("diversity", "diversity", ".3f"),
     ("unique", "distinct", "d"),
-    ("n", "sequences", "d"),
+    ("n", "{unit}s", "d"),
 )
 #: Those of the short tables, and what they are called where there is little room.
 BRIEF = {
@@ -35,6 +41,8 @@ BRIEF = {
     "heldout_median": "held-out",
     "kmer3_correlation": "3-mers",
     "nelbo_median": "NELBO",
+    "qed_median": "QED",
+    "novelty": "new",
     "diversity": "diversity",
 }
 SETS = ("natural", "pretrained", "steered", "tuned", "tuned_without_kl")
@@ -48,12 +56,13 @@ def number(value: Any, form: str) -> str:
 
 
 def rows(
-    metrics: Mapping[str, Any], keys: Container[str] | None = None, site: str = "site"
+    metrics: Mapping[str, Any], keys: Container[str] | None = None, site: str = "site", unit: str = "sequence"
 ) -> dict[str, tuple[str, list[str]]]:
-    """By key, words and one figure for each set, wherever any set has a figure; `site` is what one site is called."""
+    """By key, words and one figure for each set, wherever any set has a figure; `site` and `unit` are what one site and one
+    sample are called."""
     sets = [metrics[name] for name in SETS if name in metrics]
     return {
-        key: (words.format(site=site), [number(each.get(key), form) for each in sets])
+        key: (words.format(site=site, unit=unit), [number(each.get(key), form) for each in sets])
         for key, words, form in ROWS
         if (keys is None or key in keys) and any(each.get(key) is not None for each in sets)
     }
@@ -151,8 +160,9 @@ def _beyond(result: Result) -> str:
     said = list(filter(None, (_above(result, name) for name in ("reward", "heldout"))))
     if not said:
         return ""
+    unit = result.plan.domain.unit
     return (
-        f"{' and '.join(said)} are beyond all {len(result.sets['natural'])} natural sequences. A learned reward extrapolates "
+        f"{' and '.join(said)} are beyond all {len(result.sets['natural'])} natural {unit}s. A learned reward extrapolates "
         "there: take its order seriously, and its numbers with caution."
     )
 
@@ -187,7 +197,7 @@ def _unnatural(result: Result) -> str:
         f"nats per {site}): {meaning}"
         for count, words, side, meaning in (
             (hard, "harder to guess", f"above {high:.3f}", "unlike what it knows. A larger alpha keeps them closer."),
-            (easy, "easier to guess", f"below {low:.3f}", "no praise. Look for repeats and long runs of one letter."),
+            (easy, "easier to guess", f"below {low:.3f}", "no praise. Look for repeats and long runs of one token."),
         )
         if count > max(1, len(ours) / 5)
     ]
@@ -200,7 +210,7 @@ def _usual(result: Result) -> tuple[Tensor | None, str]:
     return (
         (_finite(result.sets["pretrained"].nelbo), "samples of it")
         if natural is None
-        else (_finite(natural.nelbo), "natural sequences")
+        else (_finite(natural.nelbo), f"natural {result.plan.domain.unit}s")
     )
 
 

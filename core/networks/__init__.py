@@ -3,5 +3,6 @@
 from .conditioned import Conditioned
 from .conv import ConvDenoiser, ConvValue
 from .sequence_regressor import SequenceRegressor
+from .transformer import TransformerDenoiser
 
-__all__ = ["Conditioned", "ConvDenoiser", "ConvValue", "SequenceRegressor"]
+__all__ = ["Conditioned", "ConvDenoiser", "ConvValue", "SequenceRegressor", "TransformerDenoiser"]

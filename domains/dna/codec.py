@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ...dna import ALPHABET, MASK
-from .files import CodecError, quoted, read_text, write_text
-from .parse import Columns, Record, parse_csv, parse_fasta
+from .. import files
+from ..files import quoted, read_text, write_text
+from ..records import Columns, Record, parse_csv, parse_fasta
+from .errors import CodecError, as_dna
 from .screen import Policy, ReadReport, Rules, Sequences, gather
 
 __all__ = ["CodecError", "DnaCodec", "ReadReport", "Sequences"]
@@ -80,6 +82,7 @@ class DnaCodec:
         table = np.frombuffer(letters.encode(), np.uint8)
         return [row.tobytes().decode() for row in table[tokens.cpu().numpy()]]
 
+    @as_dna
     def read_fasta(
         self,
         path: str | os.PathLike[str],
@@ -94,6 +97,7 @@ class DnaCodec:
         rules = Rules(self.length, prefix, suffix, ambiguous, wrong_length, flanks)
         return gather(str(path), *parse_fasta(read_text(path)), rules)
 
+    @as_dna
     def read_csv(
         self,
         path: str | os.PathLike[str],
@@ -121,7 +125,7 @@ class DnaCodec:
         text = read_text(path)
         try:
             records, faults = parse_csv(text, columns, delimiter)
-        except CodecError as error:
+        except files.CodecError as error:
             raise CodecError(f"{path}: {error}") from error
         return gather(str(path), records, faults, rules, columns.labels)
 
@@ -141,6 +145,7 @@ class DnaCodec:
             **{name: values for name, values in numbers.items() if values is not None},
         }
 
+    @as_dna
     def write_fasta(
         self,
         path: str | os.PathLike[str],
@@ -166,6 +171,7 @@ class DnaCodec:
         rows = (dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True))
         write_text(path, "".join(_fasta(path, width, **row) for row in rows), overwrite)
 
+    @as_dna
     def write_csv(self, path: str | os.PathLike[str], columns: Any, *, overwrite: bool = False) -> None:
         """Write columns of equal length, or samples (see `columns`), as CSV; floats are written to read back the same.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...dna import IUPAC, parse_iupac, reverse_complement
-from .files import listing, quoted, suggestion
+from ..files import listing, quoted, suggestion
 from .templates import Template, TemplateError
 
 __all__ = ["Site", "Template", "TemplateError", "check", "forbidden_sites"]

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...dna import ALPHABET, Pwm, decode, read_pfms
-from .relatives import assign, families
+from ..shares import assign
+from .relatives import families
 
 LENGTH = 80
 CONDITIONS = ("YPD", "SC-Ura")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...dna import one_hot, reverse_complement
+from ..summaries import SCORES, summarise
 from .statistics import checked, kmer_spectrum, pearson, reverse_complement_spectrum, spearman
 
 if TYPE_CHECKING:
@@ -39,18 +40,7 @@ METRICS: dict[str, str] = {
     "nearest_hamming_median": "median distance to the nearest natural promoter, either strand; 0 for those themselves (bases)",
     "nearest_hamming_min": "smallest such distance (bases); 0 means that a natural promoter was copied",
     "nearest_identity_median": "median fraction of bases shared with the nearest natural promoter (0 to 1)",
-    "reward_median": "median reward of the designs with a finite one (the reward's own unit)",
-    "reward_top_decile_mean": "mean reward of the best tenth (the reward's own unit)",
-    "reward_excluded": "designs left out of the two lines above: reward NaN (failed) or infinite (forbidden) (count)",
-    "heldout_median": "median score by the oracle that was never optimised (its own unit)",
-    "heldout_top_decile_mean": "mean held-out score of the tenth best by the held-out oracle itself (its own unit)",
-    "heldout_of_reward_top_decile": "mean held-out score of the tenth best by the optimised reward (its own unit)",
-    "heldout_excluded": "designs without a finite held-out score (count)",
-    "nelbo_median": "median NELBO under the pretrained model: how hard a base is to guess; natural is neither above nor below "
-    "that of natural promoters (nats per base)",
-    "nelbo_top_decile_mean": "mean NELBO of the tenth that is hardest to guess (nats per base)",
-    "nelbo_bottom_decile_mean": "mean NELBO of the tenth that is easiest to guess, such as long runs (nats per base)",
-    "nelbo_excluded": "designs without a finite NELBO (count)",
+    **SCORES,
 }
 
 
@@ -186,23 +176,12 @@ def evaluate(
     Undefined numbers are None: neighbours for another length than the reference's, k-mers longer than a design.
     Raises: DnaError for unfinished sequences; ValueError for a score that is not [B].
     """
-    scores = {"reward": reward, "heldout": heldout, "nelbo": nelbo}
-    given = {name: _score(name, value, len(tokens)) for name, value in scores.items() if value is not None}
+    scores = summarise(len(tokens), reward, heldout, nelbo)
     report: dict[str, float | int] = _composition(tokens) | _nearest(tokens, reference)
     report |= {f"{name}_correlation": value for name, value in correlations(tokens, reference).items()}
     report |= {f"{name}_ceiling": value for name, value in ceilings(len(tokens), reference).items()}
-    for name, value in given.items():
-        report |= _summary(name, value)
-    if reward is not None and heldout is not None:
-        report["heldout_of_reward_top_decile"] = _of_top_decile(given["heldout"], given["reward"])
+    report |= scores
     return {key: value if math.isfinite(value) else None for key, value in report.items()}
-
-
-def _score(name: str, value: Tensor, n: int) -> Tensor:
-    """`value` as float64 [n] on the CPU."""
-    if value.shape != (n,):
-        raise ValueError(f"{name} must hold one number per design, [{n}], got {list(value.shape)}")
-    return value.detach().double().cpu()
 
 
 def _composition(tokens: Tensor) -> dict[str, float | int]:
@@ -224,23 +203,3 @@ def _nearest(tokens: Tensor, reference: Reference) -> dict[str, float | int]:
         "nearest_hamming_min": int(near.distance.min()),
         "nearest_identity_median": float(near.identity.quantile(0.5)),
     }
-
-
-def _summary(name: str, value: Tensor) -> dict[str, float | int]:
-    finite = value[value.isfinite()]
-    low = {f"{name}_bottom_decile_mean": _of_top_decile(value, -value)} if name == "nelbo" else {}
-    return {
-        f"{name}_median": float(finite.quantile(0.5)) if len(finite) else math.nan,
-        f"{name}_top_decile_mean": _of_top_decile(value, value),
-        **low,
-        f"{name}_excluded": len(value) - len(finite),
-    }
-
-
-def _of_top_decile(value: Tensor, rank_by: Tensor) -> float:
-    """Mean of `value` [B] over the ceil(n / 10) largest by `rank_by` [B], where both are finite; NaN for none."""
-    kept = value.isfinite() & rank_by.isfinite()
-    if not bool(kept.any()):
-        return math.nan
-    best = rank_by[kept].topk(math.ceil(int(kept.sum()) / 10)).indices
-    return float(value[kept][best].mean())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...dna import decode, one_hot, reverse_complement
+from ..shares import check_shares, uniform
 
 _PAIRED_ROWS = 50_000  # more would take minutes to compare all with all
 
@@ -71,13 +71,13 @@ def split_families(
     Raises:
         ValueError: a negative share, or a sum other than 1.
     """
-    _check_shares(shares)
+    check_shares(shares)
     length = tokens.shape[1]
     matches = _rare_agreement(tokens) if relatives and len(tokens) <= _PAIRED_ROWS else None
     family = families(tokens, word=min(20, length), matches=matches) if relatives else _equal_rows(tokens)
     labels, sizes = np.unique(family, return_counts=True)
     names = decode(tokens[torch.from_numpy(labels)])
-    order = sorted(range(len(labels)), key=lambda i: (-sizes[i], _uniform(f"{seed}:{names[i]}")))
+    order = sorted(range(len(labels)), key=lambda i: (-sizes[i], uniform(f"{seed}:{names[i]}")))
     lacking = {name: share * len(tokens) for name, share in shares.items()}
     empty = {name for name, share in shares.items() if share > 0}
     part: dict[int, str] = {}
@@ -104,35 +104,6 @@ def _rare_agreement(tokens: Tensor) -> int | None:
         if rows * sum(ways) < 0.01:
             return matches
     return None
-
-
-def assign(names: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> NDArray[np.str_]:
-    """Share that each name falls into, by a hash of the name alone: same name, same share, whatever else is there.
-
-    Args:
-        names: for instance genes, or one sequence that stands for its family; length N.
-        shares: probability of each share; they must add up to 1.
-        seed: another seed gives another split.
-
-    Returns:
-        N keys of `shares`.
-
-    Raises:
-        ValueError: a negative share, or a sum other than 1.
-    """
-    _check_shares(shares)
-    edges = np.cumsum(list(shares.values()))[:-1]
-    uniforms = np.array([_uniform(f"{seed}:{name}") for name in names])
-    return np.array(list(shares))[np.searchsorted(edges, uniforms, side="right")]
-
-
-def _check_shares(shares: Mapping[str, float]) -> None:
-    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
-        raise ValueError(f"shares {dict(shares)} must be at least 0 and add up to 1")
-
-
-def _uniform(text: str) -> float:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) / 2**64
 
 
 def _word_links(tokens: Tensor, node: NDArray[np.int64], word: int) -> NDArray[np.int64]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...dna import ALPHABET, IUPAC
-from .files import CodecError, listing, quoted
-from .parse import Fault, Record
+from ..files import listing, quoted
+from ..records import Fault, Record
+from .errors import CodecError
 
 Policy = Literal["error", "skip"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...dna import ALPHABET, IUPAC, MASK, DnaError, parse_iupac
-from .files import listing, quoted
+from ..files import listing, quoted
 
 _CODE = {frozenset(bases): code for code, bases in IUPAC.items()}
 _RUN = re.compile(r"([A-Za-z])(\*|[0-9]*)")

@@ -366,3 +366,48 @@ def test_ending_a_program_ends_its_workers(end: signal.Signals, tmp_path: Path) 
         program.send_signal(end)
         out, error = program.communicate(timeout=60)
     assert (out, error) == (("interrupted\n" if end == signal.SIGINT else ""), "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory limits are kept on Linux only")
+def test_memory_beyond_the_limit_fails_the_text_alone() -> None:
+    def size(texts: list[str]) -> list[float]:
+        return [float(len(bytearray(2**31 if text == "GA" else 2**20))) for text in texts]
+
+    with box(size, memory=0.5, on_error="nan") as reward:
+        values = reward(TOKENS[:3])
+    assert values[:2].tolist() == [2**20] * 2
+    assert bool(values[2].isnan())
+    assert (reward.counts.failed, reward.counts.timed_out) == (1, 0)
+
+
+def test_texts_may_be_scored_without_tokens() -> None:
+    reward = box(lambda texts: [SCORES[text] for text in texts])
+    assert reward.score(["TA", "AA", "TA"]) == [4, 1, 4]
+    assert reward.counts.evaluated == 2
+
+
+@pytest.mark.parametrize("memory", [0, -1.0, math.inf, math.nan])
+def test_impossible_memory_limits_are_refused(memory: float) -> None:
+    with pytest.raises(ValueError, match="expected GiB > 0"):
+        box(len, memory=memory)
+
+
+def test_a_worker_that_grows_keeps_its_function(tmp_path: Path) -> None:
+    """loky would replace a process that has grown by 300 MB since its first task, which is to get the function."""
+    pytest.importorskip("psutil", reason="loky looks at memory with psutil only")
+
+    def grow(texts: list[str]) -> list[float]:
+        kept = getattr(math, "_kept_by_a_test", [])
+        math._kept_by_a_test = kept  # type: ignore[attr-defined]
+        if not kept:
+            kept.append(np.ones(50_000_000))
+        with (tmp_path / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(1.2)  # loky looks once a second
+        return [SCORES[text] for text in texts]
+
+    with no_worker_left(tmp_path / "pids"), box(grow, timeout=60.0, batch_size=1) as reward:
+        assert reward(TOKENS[:1]).tolist() == EXPECTED[:1]
+        assert reward(TOKENS[1:3]).tolist() == EXPECTED[1:3]
+    assert (reward.counts.failed, reward.counts.timed_out) == (0, 0)
+    assert len(set((tmp_path / "pids").read_text().split())) == 1

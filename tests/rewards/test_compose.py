@@ -9,7 +9,18 @@ import pytest
 import tiltflow.rewards
 import torch
 from tiltflow import dna
-from tiltflow.rewards import GcWindow, Homopolymer, MotifOccupancy, Repeats, Require, Sum, Target, Term
+from tiltflow.rewards import (
+    Chebyshev,
+    GcWindow,
+    GeometricMean,
+    Homopolymer,
+    MotifOccupancy,
+    Repeats,
+    Require,
+    Sum,
+    Target,
+    Term,
+)
 from torch import Tensor
 
 TOKENS = torch.randint(4, (16, 20), generator=torch.Generator().manual_seed(0))
@@ -148,3 +159,78 @@ def test_public_names_resolve_whatever_was_imported_before() -> None:
     assert sorted(tiltflow.rewards.__all__) == dir(tiltflow.rewards)
     with pytest.raises(AttributeError, match="no attribute 'Missing'"):
         tiltflow.rewards.Missing  # noqa: B018
+
+
+# geometric means and distances from an ideal
+
+
+def test_geometric_mean_by_hand() -> None:
+    one, other = Given([0.25, 0.0, 1.0, -math.inf]), Given([1.0, 1.0, 1.0, 1.0])
+    mean = GeometricMean([Term(one, 1.0, "maximize", "one"), Term(other, 3.0, "maximize", "other")])
+    assert mean(torch.zeros(4, 1)).tolist() == pytest.approx([0.25**0.25, 0, 1, -math.inf])
+
+
+def test_chebyshev_by_hand() -> None:
+    up, down = Given([1.0, 3.0, -math.inf]), Given([2.0, 0.5, 0.0])
+    distance = Chebyshev([Term(up, 2.0, "maximize", "up"), Term(down, 1.0, "minimize", "down")], [3, 0], rho=0.5)
+    assert distance(torch.zeros(3, 1)).tolist() == [-(4 + 0.5 * 6), -(0.5 + 0.5 * 0.5), -math.inf]
+
+
+def test_chebyshev_finds_the_middle_of_a_hollow_front_where_no_weighted_sum_does() -> None:
+    one, other = Given([0.0, 0.4, 1.0]), Given([1.0, 0.4, 0.0])
+    terms = [Term(one, 1.0, "maximize", "one"), Term(other, 1.0, "maximize", "other")]
+    x = torch.zeros(3, 1)
+    assert int(Chebyshev(terms, [1, 1])(x).argmax()) == 1
+    for weight in (0.5, 0.9, 1.0, 1.1, 2.0):
+        total = Sum([Term(one, weight, "maximize", "one"), Term(other, 1.0, "maximize", "other")])
+        assert int(total(x).argmax()) != 1
+
+
+def test_hard_constraints_stand_in_every_combination() -> None:
+    score, limit = Given([0.5, 0.5, 0.5]), Given([1.0, 2.0, math.nan])
+    terms = [Term(score, 1.0, "maximize", "score"), Require(limit, at_most=1, name="limit")]
+    for reward in (GeometricMean(terms), Chebyshev(terms, [0.5])):
+        values = reward(torch.zeros(3, 1)).tolist()
+        assert values[:2] == [
+            pytest.approx(reward.combine({"score": score.values[:1], "limit": torch.zeros(1)})),
+            -math.inf,
+        ]
+        assert math.isnan(values[2])
+        assert list(reward.parts(torch.zeros(3, 1))) == ["score", "limit"]
+
+
+def test_combinations_are_differentiable_where_their_terms_are() -> None:
+    motif, gc = MotifOccupancy("TATA"), GcWindow(0.0, 1.0)
+    mean = GeometricMean([Term(motif, 2.0, "maximize"), Term(MotifOccupancy("GGG"), 1.0, "maximize", "other")])
+    relaxed = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(-1)
+    assert torch.autograd.gradcheck(mean, relaxed.requires_grad_())
+    assert (mean.takes, mean.differentiable, mean.alphabet) == ("relaxed", True, "ACGT")
+    assert not Chebyshev([Term(motif, 1.0, "maximize"), Require(gc, at_least=0)], [1.0]).differentiable
+
+
+def test_symbols_of_several_letters_are_one_alphabet() -> None:
+    one, other = Given([1.0], alphabet=("[C]", "[O]")), Given([1.0], alphabet=("[C]", "[N]"))  # type: ignore[arg-type]
+    assert Sum([Term(one, 1, "maximize")]).alphabet == ("[C]", "[O]")
+    one.name = "a"  # type: ignore[attr-defined]
+    terms = [Term(one, 1, "maximize"), Term(other, 1, "maximize", "other")]
+    with pytest.raises(ValueError, match=r"different alphabets: a reads \[C\] \[O\], Given reads \[C\] \[N\]"):
+        Sum(terms)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: GeometricMean([]), "a GeometricMean of nothing"),
+        (lambda: Chebyshev([Require(GcWindow(0, 1), at_least=0)], []), "a Chebyshev of nothing"),
+        (lambda: GeometricMean([Term(GcWindow(0, 1), 1, "minimize")]), "GcWindow to be minimised in a GeometricMean"),
+        (lambda: Chebyshev([Term(GcWindow(0, 1), 1, "maximize")], [1, 2]), "one finite number for each of GcWindow"),
+        (lambda: Chebyshev([Term(GcWindow(0, 1), 1, "maximize")], [1], rho=-1), "rho -1"),
+        (
+            lambda: GeometricMean([Term(Given([-0.5]), 1, "maximize")])(torch.zeros(1, 1)),
+            "a reward of -0.5 in a GeometricMean",
+        ),
+    ],
+)
+def test_impossible_combinations_are_refused(build: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()  # type: ignore[operator]

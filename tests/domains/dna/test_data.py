@@ -25,7 +25,8 @@ from tiltflow.domains.dna.data import (
     load_promoters,
     split_by_gene,
 )
-from tiltflow.domains.dna.relatives import assign, families, split_families
+from tiltflow.domains.dna.relatives import families, split_families
+from tiltflow.domains.shares import assign
 
 HEADER = "proName\tortho_seq\tnum_isolates\n"
 A, B = "ACGT" * 20, "TTGAC" * 16

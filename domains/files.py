@@ -10,12 +10,10 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ...dna import DnaError
-
 SHOWN = 10  # problems listed in one message; the others are counted
 
 
-class CodecError(DnaError):
+class CodecError(ValueError):
     """Sequences or a file that cannot be read or written; the message names the place and the fix."""
 
 
@@ -55,7 +53,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
             raise CodecError(f"{path}: damaged gzip file ({error}); copy or download it again") from error
     text = _decode(path, raw)
     if not text.strip():
-        raise CodecError(f"{path}: empty file, line 1 is missing; expected sequences")
+        raise CodecError(f"{path}: empty file, line 1 is missing; expected text, one record after another")
     return text
 
 

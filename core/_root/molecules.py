@@ -1,0 +1,299 @@
+"""Facts about molecules that rewards and domains share: the alphabet of SELFIES symbols, and SMILES as tokens and back.
+
+A molecule is a row of `LENGTH` = 72 tokens, int64, each a symbol of `ALPHABET` (SELFIES 2: Krenn et al. 2020; Lo et al.
+2023). Token 0 is `[nop]`, "no operation", which stands for nothing: decoding skips it wherever it is. It pads shorter
+molecules to the full length, and it is a token of the vocabulary like any other, so that a model draws the length of a
+molecule together with the molecule: there is no separate model of lengths, and filling in or masking again may lengthen
+or shorten a molecule. `MASK` = `len(ALPHABET)` is the mask of a masked diffusion and has no symbol.
+
+Every row of tokens decodes to something: symbols that ask for more bonds than an atom has are read as fewer. How many
+bonds an atom has (`CAPACITY`) is fixed here and does not follow what other code tells the selfies package.
+
+`ALPHABET` has the symbols that at least 50 of 396 342 molecules need: ZINC250k, QM9 and the two sets in the rdkit wheel,
+each as rdkit's canonical SMILES. 813 of them (560 of ZINC250k, 253 of the rdkit wheel) cannot be written in it, because
+they need rarer symbols (boron, silicon, metals, isotopes, radicals, some charges) or more than 72: `encode` says so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+__all__ = [
+    "ALPHABET",
+    "CAPACITY",
+    "LENGTH",
+    "MASK",
+    "PAD",
+    "MoleculeError",
+    "canonical",
+    "decode",
+    "encode",
+    "encode_one",
+    "molecule",
+    "pinned",
+    "quiet",
+    "symbols",
+]
+
+ALPHABET: tuple[str, ...] = (
+    "[nop]",
+    "[#Branch1]", "[#Branch2]", "[#C]", "[#N]", "[/C]", "[/Cl]", "[/NH1+1]", "[/N]", "[/O]",
+    "[/S]", "[=Branch1]", "[=Branch2]", "[=C]", "[=N+1]", "[=NH1+1]", "[=NH2+1]", "[=N]", "[=O]",
+    "[=Ring1]", "[=Ring2]", "[=S]", "[Br]", "[Branch1]", "[Branch2]", "[C@@H1]", "[C@@]", "[C@H1]",
+    "[C@]", "[C]", "[Cl]", "[F]", "[I]", "[N+1]", "[N-1]", "[NH1+1]", "[NH1]",
+    "[NH2+1]", "[NH3+1]", "[N]", "[O-1]", "[O]", "[P]", "[Ring1]", "[Ring2]", "[S-1]",
+    "[S@@]", "[S@]", "[S]", "[\\C]", "[\\NH1]", "[\\N]", "[\\O-1]", "[\\O]", "[\\S]",
+)  # fmt: skip
+PAD = 0  # [nop]
+MASK = len(ALPHABET)  # the token that stands for "not drawn yet"
+LENGTH = 72  # tokens of every row
+MAX_CHARACTERS = 1000  # of a SMILES; 72 symbols are written with far fewer, and some programs' limits end here
+
+#: Most bonds of an atom by element and charge: the defaults of selfies 2.2, "?" for all others.
+CAPACITY: dict[str, int] = {
+    "H": 1, "F": 1, "Cl": 1, "Br": 1, "I": 1,
+    "B": 3, "B+1": 2, "B-1": 4,
+    "O": 2, "O+1": 3, "O-1": 1,
+    "N": 3, "N+1": 4, "N-1": 2,
+    "C": 4, "C+1": 3, "C-1": 3,
+    "P": 5, "P+1": 4, "P-1": 6,
+    "S": 6, "S+1": 5, "S-1": 5,
+    "?": 8,
+}  # fmt: skip
+
+_INDEX = {symbol: index for index, symbol in enumerate(ALPHABET)}
+_PINNED = threading.RLock()  # the constraints of selfies are global to the process
+
+
+class MoleculeError(ValueError):
+    """Text or a tensor that is not the molecule it should be; the message says where and how to fix it."""
+
+
+def canonical(smiles: str) -> str:
+    """rdkit's canonical SMILES of a molecule, stereochemistry kept.
+
+    Raises:
+        MoleculeError: the text is no SMILES or no possible molecule; says why.
+    """
+    from rdkit import Chem
+
+    return str(Chem.MolToSmiles(molecule(smiles)))
+
+
+def molecule(smiles: str) -> Mol:
+    """The rdkit molecule of a SMILES; rdkit's own messages are kept for the error instead of printed.
+
+    Raises:
+        MoleculeError: not text, empty, too long, control characters or blanks inside, or refused by rdkit.
+    """
+    from rdkit import Chem
+
+    with quiet():
+        found = Chem.MolFromSmiles(_checked(smiles), sanitize=False)
+        if found is None or found.GetNumAtoms() == 0:
+            raise MoleculeError(f"{_shown(smiles)} is not SMILES: check brackets, ring digits and element symbols")
+        faults = Chem.DetectChemistryProblems(found)
+        if faults:
+            raise MoleculeError(f"{_shown(smiles)} is no possible molecule: {faults[0].Message()}")
+        try:
+            Chem.SanitizeMol(found)
+            Chem.AssignStereochemistry(found, cleanIt=True, force=True)
+        except (ValueError, RuntimeError) as error:
+            raise MoleculeError(f"{_shown(smiles)} is no possible molecule: {_first_line(error)}") from error
+    return found
+
+
+def encode(smiles: Iterable[str], length: int = LENGTH) -> Tensor:
+    """Tokens int64 `[N, length]` of N SMILES: the symbols of each one's canonical form, then `[nop]`.
+
+    The same molecule gives the same tokens however its SMILES is written. Salts and mixtures (with a dot) have no SELFIES
+    here: give the fragment that matters.
+
+    Raises:
+        MoleculeError: the first SMILES that cannot be encoded, by its position from 1, and why.
+    """
+    if isinstance(smiles, str):
+        raise MoleculeError(f"one text came, {_shown(smiles)}; expected several, so write [text]")
+    rows = []
+    for number, text in enumerate(smiles, 1):
+        try:
+            rows.append(encode_one(text, length)[1])
+        except MoleculeError as error:
+            raise MoleculeError(f"molecule {number}: {error}") from error
+    return torch.tensor(rows, dtype=torch.int64).reshape(-1, length)
+
+
+def encode_one(smiles: str, length: int = LENGTH) -> tuple[str, list[int]]:
+    """The canonical SMILES and the `length` tokens of one molecule. Raises as `encode` does, without a position."""
+    from rdkit import Chem
+
+    found = molecule(smiles)
+    if found.GetNumHeavyAtoms() > length:
+        count = found.GetNumHeavyAtoms()
+        raise MoleculeError(f"{_shown(smiles)} has {count} heavy atoms; {length} tokens cannot hold them")
+    text = str(Chem.MolToSmiles(found))
+    if any(atom.GetNumRadicalElectrons() for atom in found.GetAtoms()):
+        raise MoleculeError(f"{_shown(text)} has unpaired electrons; write the hydrogens that are missing")
+    if "." in text:
+        parts = text.split(".")
+        hint = f"expected one, such as {_shown(max(parts, key=len))}"
+        raise MoleculeError(f"{_shown(text)} has {len(parts)} fragments; {hint}")
+    written = _selfies(text)
+    unknown = [symbol for symbol in written if symbol not in _INDEX]
+    if unknown:
+        names = ", ".join(dict.fromkeys(unknown))
+        raise MoleculeError(f"{_shown(text)} needs {names}, which the alphabet does not have")
+    if len(written) > length:
+        raise MoleculeError(f"{_shown(text)} takes {len(written)} symbols; at most {length} fit")
+    return text, [_INDEX[symbol] for symbol in written] + [PAD] * (length - len(written))
+
+
+def decode(tokens: Tensor) -> list[str]:
+    """Canonical SMILES of each row of tokens `[B, L]`; "" where nothing is left (all `[nop]`) or rdkit refuses the molecule.
+
+    Atoms that got fewer bonds than their symbol was written for are filled up with hydrogens: no radicals come out.
+
+    Raises:
+        MoleculeError: not an integer tensor `[B, L]`, or a token outside the alphabet (the mask has no symbol).
+    """
+    rows = symbols(tokens)
+    with quiet(), pinned():
+        return [_smiles("".join(row)) for row in rows]
+
+
+def symbols(tokens: Tensor) -> list[list[str]]:
+    """SELFIES symbols of each row of tokens `[B, L]`, without `[nop]`.
+
+    Raises:
+        MoleculeError: as `decode` does.
+    """
+    return [[ALPHABET[token] for token in row if token != PAD] for row in _tokens(tokens).tolist()]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """rdkit prints nothing inside; what was set before is set again after."""
+    from rdkit.rdBase import BlockLogs
+
+    blocked = BlockLogs()
+    try:
+        yield
+    finally:
+        del blocked
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """selfies works with `CAPACITY` inside, whatever the process set before, and with that again after."""
+    import selfies
+
+    with _PINNED:
+        before = selfies.get_semantic_constraints()
+        if before == CAPACITY:
+            yield
+            return
+        selfies.set_semantic_constraints(dict(CAPACITY))
+        try:
+            yield
+        finally:
+            selfies.set_semantic_constraints(before)
+
+
+def _selfies(text: str) -> Sequence[str]:
+    """SELFIES symbols of a canonical SMILES."""
+    import selfies
+
+    try:
+        with pinned():
+            return list(selfies.split_selfies(selfies.encoder(text)))
+    except selfies.EncoderError as error:
+        raise MoleculeError(f"{_shown(text)} has no SELFIES: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What selfies says, without the molecule and the layout."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith(("SMILES:", "Errors:")))
+
+
+@lru_cache(maxsize=65536)
+def _smiles(text: str) -> str:
+    """Canonical SMILES of a SELFIES; "" where there is none. Call under `pinned` and `quiet`.
+
+    Samplers ask for the same molecules again and again.
+    """
+    import selfies
+    from rdkit import Chem
+
+    found = Chem.MolFromSmiles(selfies.decoder(text)) if text else None
+    return "" if found is None else str(Chem.MolToSmiles(_filled(found)))
+
+
+def _filled(found: Mol) -> Mol:
+    """The molecule with hydrogens where bonds are missing.
+
+    Symbols in brackets, such as [C@@], say how many hydrogens they have: with fewer neighbours than they were written for
+    they would be radicals or carbenes, which nobody means.
+    """
+    from rdkit import Chem
+
+    open_atoms = [atom for atom in found.GetAtoms() if atom.GetNumRadicalElectrons()]
+    if not open_atoms:
+        return found
+    for atom in open_atoms:
+        atom.SetNumRadicalElectrons(0)
+        atom.SetNoImplicit(False)
+    found.UpdatePropertyCache()
+    Chem.AssignStereochemistry(found, cleanIt=True, force=True)
+    return found
+
+
+def _checked(smiles: Any) -> str:
+    """`smiles` without blanks around it, if it can be one at all."""
+    if not isinstance(smiles, str):
+        raise MoleculeError(f"a {type(smiles).__name__} came; expected SMILES text")
+    text = smiles.strip()
+    if not text:
+        raise MoleculeError("empty text; expected SMILES such as CCO")
+    if len(text) > MAX_CHARACTERS:
+        raise MoleculeError(f"{_shown(text)} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+    for position, letter in enumerate(text, 1):
+        if not "!" <= letter <= "~":
+            raise MoleculeError(
+                f"{_shown(text)}: {letter!r} at position {position}; expected SMILES only, without a name"
+            )
+    return text
+
+
+def _shown(text: str) -> str:
+    """`text` for a message: escaped, and cut where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """`x` as int64 `[B, L]` on the CPU, checked."""
+    whole = isinstance(x, Tensor) and not x.is_floating_point() and x.dtype != torch.bool and x.ndim == 2
+    if not whole:
+        came = f"{x.dtype} tensor of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise MoleculeError(f"{came}: expected int64 tokens [B, L]")
+    outside = ((x < 0) | (x >= MASK)).nonzero()
+    if len(outside):
+        row, column = outside[0].tolist()
+        token = int(x[row, column])
+        hint = " (the mask: pass finished samples only)" if token == MASK else ""
+        raise MoleculeError(f"token {token}{hint} in row {row}, position {column}: expected 0 to {MASK - 1}")
+    return x.long().cpu()

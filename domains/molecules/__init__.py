@@ -1,0 +1,25 @@
+"""Molecules as SELFIES tokens. `load("zinc")` gives the shipped model of drug-like molecules."""
+
+from .codec import CodecError, MoleculeCodec, Molecules
+from .constraints import Template, TemplateError
+from .data import Library, read_set, scaffolds, split_by_scaffold
+from .domain import constrain, load
+from .pretrain import molecule_corpus, train_prior
+from .reference import Reference
+
+__all__ = [
+    "CodecError",
+    "Library",
+    "MoleculeCodec",
+    "Molecules",
+    "Reference",
+    "Template",
+    "TemplateError",
+    "constrain",
+    "load",
+    "molecule_corpus",
+    "read_set",
+    "scaffolds",
+    "split_by_scaffold",
+    "train_prior",
+]

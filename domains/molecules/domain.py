@@ -1,0 +1,123 @@
+"""The molecule domain: a prior over SELFIES symbols, with codec, constraints, metrics and figures around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ...core.diffusion import Diffusion
+from ...molecules import ALPHABET
+from ..base import Domain, Drawing, unrestricted
+from .codec import MoleculeCodec
+from .constraints import Template, TemplateError, grow_from, parse
+from .metrics import METRICS, evaluate
+from .prior import read_prior, save_prior
+from .reference import Reference
+
+
+def load(
+    prior: str | Path = "zinc",
+    *,
+    steps: int = 64,
+    template: str | None = None,
+    scaffold: str | None = None,
+    reference: str | Path | None = None,
+) -> Domain:
+    """A domain of molecules, ready to sample, steer and tune.
+
+    Args:
+        prior: name of a shipped prior ("zinc": drug-like molecules) or a file made by `tiltflow pretrain domain=molecules`.
+        steps: reverse steps of the sampler.
+        template: SELFIES symbols that the sampler fixes at their places, such as "[C] [=Branch1] [C] [=O] *10 [N]", with *
+            for free sites; see `constraints` for what that promises.
+        scaffold: SMILES with one *, such as "*c1ccc2[nH]ccc2c1": every molecule contains it, grown at *.
+        reference: statistics to compare with, a file made by `tiltflow pretrain domain=molecules` (default: the shipped ones
+            that belong to the prior).
+
+    Raises:
+        ValueError: an unknown prior, a corrupt file, or a template or scaffold that cannot be honoured.
+    """
+    diffusion, facts = read_prior(prior, steps)
+    codec = MoleculeCodec(diffusion.shape[0])
+    statistics = Reference.load(reference, str(prior))
+    domain = Domain(
+        name="molecules",
+        diffusion=diffusion,
+        alphabet=ALPHABET,
+        codec=codec,
+        metrics=MoleculeMetrics(statistics),
+        export=partial(_export, codec),
+        reference=statistics,
+        figures=partial(_figures, statistics),
+        site="token",
+        unit="molecule",
+        source=_source(prior, facts),
+        save=_save,
+    )
+    return constrain(domain, template=template, scaffold=scaffold)
+
+
+def constrain(domain: Domain, *, template: str | None = None, scaffold: str | None = None) -> Domain:
+    """The same domain whose sampler fixes the symbols of a template or of a scaffold; with neither, the domain itself.
+
+    Raises:
+        TemplateError: both, or one that cannot be honoured.
+    """
+    if template is not None and scaffold is not None:
+        raise TemplateError("template and scaffold came both; a scaffold is a template of its own, so give one of them")
+    length = domain.diffusion.shape[0]
+    if scaffold is not None:
+        return _restricted(domain, grow_from(scaffold, length))
+    return domain if template is None else _restricted(domain, parse(template, length))
+
+
+def _restricted(domain: Domain, template: Template) -> Domain:
+    return replace(domain, diffusion=domain.diffusion.restrict(template.allowed), constraints=template.words)
+
+
+@dataclass(frozen=True)
+class MoleculeMetrics:
+    """The metrics of a domain with this reference; see `metrics.evaluate`."""
+
+    reference: Reference
+    meanings: ClassVar[Mapping[str, str]] = METRICS
+
+    def __call__(self, x: Tensor, **scores: Tensor | None) -> Mapping[str, float | int | None]:
+        return evaluate(x.cpu(), self.reference, **scores)
+
+
+def _figures(reference: Reference, sets: Mapping[str, Any]) -> Iterable[Drawing]:
+    from .plots import report_figures
+
+    return report_figures(sets, reference)
+
+
+def _export(codec: MoleculeCodec, folder: Path, samples: Any, columns: Mapping[str, Any]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"design_{i + 1:04d}" for i in range(len(samples.x))]
+    structures, table = folder / "samples.sdf", folder / "samples.csv"
+    codec.write_sdf(structures, samples, columns, names, overwrite=True)
+    codec.write_csv(table, {"name": names, "smiles": codec.decode(samples.x), **columns}, overwrite=True)
+    return [structures, table]
+
+
+def _save(path: Path, diffusion: Diffusion, facts: Mapping[str, Any]) -> None:
+    """The network without a template: who loads it may ask for another one."""
+    save_prior(path, unrestricted(diffusion), facts)
+
+
+def _source(prior: str | Path, facts: Mapping[str, Any]) -> str:
+    """Where a prior came from and how good it is, in words; what its file does not say is left out."""
+    said = [f"{prior}: {facts.get('data', 'no description')}"]
+    if "training_molecules" in facts:
+        said.append(f"learned from {facts['training_molecules']:,} of them")
+    if "validation_nelbo" in facts:
+        bound = f"{facts.get('validation_molecules', 'others')} held out cost {facts['validation_nelbo']:.4f} nats per token"
+        chain = f" (a Markov chain of order 3: {facts['markov_3']:.4f})" if "markov_3" in facts else ""
+        said.append(bound + chain)
+    return "; ".join(said)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -147,6 +149,12 @@ def test_other_codes_constraints_of_selfies_do_not_matter_and_stay() -> None:
         assert selfies.get_semantic_constraints() == strict
     finally:
         selfies.set_semantic_constraints()
+
+
+def test_without_selfies_it_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "selfies", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tiltflow\[molecules\]'"):
+        encode(["CCO"])
 
 
 @pytest.mark.slow

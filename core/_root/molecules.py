@@ -40,6 +40,7 @@ __all__ = [
     "encode",
     "encode_one",
     "molecule",
+    "package",
     "pinned",
     "quiet",
     "symbols",
@@ -192,11 +193,23 @@ def quiet() -> Iterator[None]:
         del blocked
 
 
+def package() -> Any:
+    """The selfies package.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; says how to.
+    """
+    try:
+        import selfies
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Molecules need selfies: pip install 'tiltflow[molecules]'.") from error
+    return selfies
+
+
 @contextmanager
 def pinned() -> Iterator[None]:
     """selfies works with `CAPACITY` inside, whatever the process set before, and with that again after."""
-    import selfies
-
+    selfies = package()
     with _PINNED:
         before = selfies.get_semantic_constraints()
         if before == CAPACITY:
@@ -211,8 +224,7 @@ def pinned() -> Iterator[None]:
 
 def _selfies(text: str) -> Sequence[str]:
     """SELFIES symbols of a canonical SMILES."""
-    import selfies
-
+    selfies = package()
     try:
         with pinned():
             return list(selfies.split_selfies(selfies.encoder(text)))
@@ -232,9 +244,9 @@ def _smiles(text: str) -> str:
 
     Samplers ask for the same molecules again and again.
     """
-    import selfies
     from rdkit import Chem
 
+    selfies = package()
     found = Chem.MolFromSmiles(selfies.decoder(text)) if text else None
     return "" if found is None else str(Chem.MolToSmiles(_filled(found)))
 

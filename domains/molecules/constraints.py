@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...molecules import ALPHABET, LENGTH, MASK, MoleculeError, molecule, pinned, quiet
+from ...molecules import ALPHABET, LENGTH, MASK, MoleculeError, molecule, package, pinned, quiet
 
 _WORD = re.compile(r"\[[^\[\]]*\]|\*\d*|\S")
 _MARK = "[At]"  # an atom that no scaffold has, in the place where the molecule goes on
@@ -94,7 +94,6 @@ def grow_from(scaffold: str, length: int = LENGTH) -> Template:
 
 def _scaffold_symbols(scaffold: str) -> list[str]:
     """SELFIES symbols of a scaffold whose open atom is the last that symbols after them attach to."""
-    import selfies
     from rdkit import Chem
 
     try:
@@ -115,6 +114,7 @@ def _scaffold_symbols(scaffold: str) -> list[str]:
     else:
         with quiet():
             text = _wrapped(Chem.MolToSmiles(found, rootedAtAtom=stars[0].GetIdx()))
+    selfies = package()
     with pinned():
         try:
             symbols = list(selfies.split_selfies(selfies.encoder(f"{text}{_MARK}")))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...core.diffusion import Diffusion
-from ...molecules import ALPHABET
+from ...molecules import ALPHABET, package
 from ..base import Domain, Drawing, unrestricted
 from .codec import MoleculeCodec
 from .constraints import Template, TemplateError, grow_from, parse
@@ -41,7 +41,9 @@ def load(
 
     Raises:
         ValueError: an unknown prior, a corrupt file, or a template or scaffold that cannot be honoured.
+        ModuleNotFoundError: selfies is not installed.
     """
+    package()  # before anything is read
     diffusion, facts = read_prior(prior, steps)
     codec = MoleculeCodec(diffusion.shape[0])
     statistics = Reference.load(reference, str(prior))

@@ -21,7 +21,15 @@ def job(tmp_path, monkeypatch, tiny):
     name = "score_" + tmp_path.name.replace("-", "_")
     (tmp_path / f"{name}.py").write_text(SCORE)
     own = ["reward=blackbox", f"reward.function={name}.carbons", f"plugins=[{name}]", "reward.alphabet=null"]
-    numbers = ["n=4", "pretrained=4", "natural=4", "steps=4", "compute.threads=1", "method=best_of_n", "method.candidates=2"]
+    numbers = [
+        "n=4",
+        "pretrained=4",
+        "natural=4",
+        "steps=4",
+        "compute.threads=1",
+        "method=best_of_n",
+        "method.candidates=2",
+    ]
     return ["domain=molecules", f"domain.prior={tiny}", *own, "reward.decode=tiltflow.molecules.decode", *numbers]
 
 

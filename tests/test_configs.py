@@ -88,6 +88,23 @@ def test_a_composed_pretraining_has_the_keys_of_its_part(part: str) -> None:
     assert set(composed.config) == {field.name for field in fields(PARTS[part])}
 
 
+def test_a_composed_pretraining_of_molecules_has_the_keys_of_its_part() -> None:
+    from tiltflow.pretrain import PARTS
+
+    composed = compose(["domain=molecules"], "pretrain_molecules")
+    assert composed.problems == []
+    assert set(composed.config) == {field.name for field in fields(PARTS["molecules"])}
+
+
+def test_pretraining_makes_the_shipped_prior_of_molecules() -> None:
+    from tiltflow.domains.molecules.prior import read_prior
+    from tiltflow.molecules import ALPHABET
+
+    content = options.read("pretrain_molecules")
+    shipped, _ = read_prior("zinc")
+    assert {**content["network"], "vocab": len(ALPHABET), "length": 72} == shipped.denoiser.network.settings
+
+
 def test_pretraining_makes_the_shipped_prior() -> None:
     from tiltflow.core.networks import ConvDenoiser
     from tiltflow.core.pretraining import Pretraining

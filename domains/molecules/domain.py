@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from ...core.diffusion import Diffusion
+from ...core.samplers import Ancestral, FirstHitting
 from ...molecules import ALPHABET, package
 from ..base import Domain, Drawing, unrestricted
 from .codec import MoleculeCodec
@@ -18,6 +19,8 @@ from .constraints import Template, TemplateError, grow_from, parse
 from .metrics import METRICS, evaluate
 from .prior import read_prior, save_prior
 from .reference import Reference
+
+_SAMPLERS: Mapping[str, type[Ancestral] | type[FirstHitting]] = {"ancestral": Ancestral, "first_hitting": FirstHitting}
 
 
 def load(
@@ -27,6 +30,8 @@ def load(
     template: str | None = None,
     scaffold: str | None = None,
     reference: str | Path | None = None,
+    sampler: Literal["ancestral", "first_hitting"] = "ancestral",
+    top_p: float = 1.0,
 ) -> Domain:
     """A domain of molecules, ready to sample, steer and tune.
 
@@ -38,13 +43,20 @@ def load(
         scaffold: SMILES with one *, such as "*c1ccc2[nH]ccc2c1": every molecule contains it, grown at *.
         reference: statistics to compare with, a file made by `tiltflow pretrain domain=molecules` (default: the shipped ones
             that belong to the prior).
+        sampler: "ancestral" fills the sites in `steps` steps, several at once where the steps are few; "first_hitting" one
+            at a time whatever `steps` is, which is nearest to the model and the exact conditional law under a template.
+        top_p: draw among the likeliest symbols that together have this probability (nucleus sampling). Less than 1 gives
+            cleaner molecules of a less varied law, which is then the one that is steered; tuning needs 1.
 
     Raises:
-        ValueError: an unknown prior, a corrupt file, or a template or scaffold that cannot be honoured.
+        ValueError: an unknown prior or sampler, a corrupt file, or a template or scaffold that cannot be honoured.
         ModuleNotFoundError: selfies is not installed.
     """
     package()  # before anything is read
     diffusion, facts = read_prior(prior, steps)
+    if sampler not in _SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; expected {' or '.join(_SAMPLERS)}.")
+    diffusion = replace(diffusion, sampler=_SAMPLERS[sampler](top_p=top_p))
     codec = MoleculeCodec(diffusion.shape[0])
     statistics = Reference.load(reference, str(prior))
     domain = Domain(

@@ -36,12 +36,13 @@ def test_every_steered_sample_contains_the_scaffold(domain, generator):
 
 
 def test_a_template_holds_with_the_sampler_that_draws_one_site_at_a_time(tiny, generator):
-    from dataclasses import replace
-
-    held = load(tiny, template="[C][=O] *3 [N]").diffusion
-    x = replace(held, sampler=FirstHitting()).sample(12, generator=generator(0))
+    held = load(tiny, template="[C][=O] *3 [N]", sampler="first_hitting", top_p=0.9).diffusion
+    assert held.sampler == FirstHitting(top_p=0.9)
+    x = held.sample(12, generator=generator(0))
     fixed = x[:, [0, 1, 5]].tolist()
     assert fixed == [[ALPHABET.index(symbol) for symbol in ("[C]", "[=O]", "[N]")]] * 12
+    with pytest.raises(ValueError, match="sampler is 'ddim'; expected ancestral or first_hitting"):
+        load(tiny, sampler="ddim")
 
 
 def test_constraints_that_cannot_be_honoured_are_refused(tiny, domain):

@@ -14,6 +14,7 @@ from tiltflow.core.worlds import total_variation
 from tiltflow.core.worlds.statistics import (
     ALARM,
     MISS,
+    TINY,
     Verdict,
     accept,
     chi_square_quantile,
@@ -57,7 +58,8 @@ def accept_means(values: Tensor, expected: Tensor, shifts: Tensor | None = None,
         shifts: how far each fault moves each mean, `[faults, m]`; a fault must be noticed in one column at least.
     """
     n, columns = values.shape
-    error = (values.double().std(0) / math.sqrt(n)).clamp(min=1e-300)  # 0 where an outcome is impossible
+    # 0 where an outcome is impossible; where all values are equal, rounding is no difference (and differs by processor)
+    error = (values.double().std(0) / math.sqrt(n)).clamp(min=TINY)
     z = ((values.double().mean(0) - expected) / error).abs().amax()
     limit = normal_quantile(alarm / 2 / columns)
     weakest = 0.0

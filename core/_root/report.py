@@ -207,7 +207,7 @@ def _came_out(result: Result) -> Iterator[str]:
     if result.plan.tunes:
         header, body = tuned.four_rows(result)
         yield page.table(header, body, ["", *("n" for _ in header[1:])])
-        yield page.paragraph(tuned.NOTE, "faint")
+        yield from [page.paragraph(tuned.NOTE, "faint")] * ("3-mers" in header)
     domain = result.plan.domain
     rows = summary.rows(result.metrics, site=domain.site, unit=domain.unit).items()
     yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)

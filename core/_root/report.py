@@ -207,7 +207,8 @@ def _came_out(result: Result) -> Iterator[str]:
     if result.plan.tunes:
         header, body = tuned.four_rows(result)
         yield page.table(header, body, ["", *("n" for _ in header[1:])])
-        yield page.paragraph(" ".join(filter(None, (tuned.NOTE, tuned.errors(result)))), "faint")
+        note = tuned.NOTE if "3-mers" in header else ""
+        yield page.paragraph(" ".join(filter(None, (note, tuned.errors(result)))), "faint")
     domain = result.plan.domain
     rows = summary.rows(result.metrics, site=domain.site, unit=domain.unit).items()
     yield page.table(columns, [[words, *figures, meanings.get(key, "")] for key, (words, figures) in rows], kinds)

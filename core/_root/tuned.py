@@ -20,6 +20,8 @@ COLUMNS = (
     ("kmer3_correlation", "3-mers", ".3f"),
     ("kmer3_ceiling", "reachable", ".3f"),
     ("nelbo_median", "NELBO", ".3f"),
+    ("qed_median", "QED", ".2f"),
+    ("novelty", "new", ".3f"),
     ("diversity", "diversity", ".3f"),
     ("n", "n", "d"),
 )

@@ -165,7 +165,7 @@ def _asked(result: Result) -> Iterator[str]:
         ("Temperature alpha", f"{alpha}: a gain of {alpha} in reward outweighs a factor e in the model's probability"),
         ("Method", _method(result)),
         ("Fixed in the sampler", plan.domain.constraints or "nothing"),
-        ("Forbidden on both strands", forbidden or "nothing"),
+        *[("Forbidden on both strands", forbidden or "nothing")] * ("forbidden" in config["domain"]),
         ("Designs", f"{plan.n}, in {config['steps']} denoising steps, seed {config['seed']}"),
     ]
     yield page.heading("What was asked")

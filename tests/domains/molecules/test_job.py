@@ -46,6 +46,7 @@ def test_a_job_writes_structures_a_table_pictures_and_a_report(job, tmp_path, ca
     page = (folder / "report.html").read_text()
     for words in ("samples.sdf", "each molecule x a probability", "scaffold *c1ccccc1, growing at *", "QED, median"):
         assert words in page
+    assert "both strands" not in page
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steered"]["validity"] == 1
     assert "natural" not in metrics  # this prior has rows of another length than the shipped reference

@@ -49,6 +49,13 @@ def logging(path: Path) -> Callable[[Any], float]:
     return score
 
 
+def local(function: Callable[[Any], float]) -> Callable[[Any], float]:
+    """The same function as if made inside another: it is then sent to workers whole, which cannot import this file."""
+    function.__qualname__ = f"<locals>.{function.__name__}"
+    return function
+
+
+@local
 def naughty(mol: Any) -> float:
     """Ethanol is well; methane raises; dimethylamine does what its process does not survive, or survives too long."""
     from rdkit import Chem
@@ -61,12 +68,14 @@ def naughty(mol: Any) -> float:
     return 1.0
 
 
+@local
 def sleepy(mol: Any) -> float:
     if mol.GetNumHeavyAtoms() == 1:
         time.sleep(60)
     return 1.0
 
 
+@local
 def greedy(mol: Any) -> float:
     if mol.GetNumHeavyAtoms() == 1:
         return float(len(bytearray(2 * 2**30)))

@@ -30,7 +30,8 @@ class Diffusion:
         steps: number of reverse steps on a uniform grid, unless `grid` is given.
         sampler: how one step is taken (default: ancestral).
         grid: times `[S + 1]`, strictly descending within [0, 1].
-        start: int64 `[L]`, the state that sampling starts from instead of the prior: given tokens, masks elsewhere.
+        start: int64 `[L]`, the state that sampling starts from instead of the prior: given tokens, masks elsewhere. Or
+            `[N, L]`, N such states: the law is then their even mixture, of which n samples take n / N each, in this order.
 
     Raises:
         ValueError: an empty shape, or a bad grid or number of steps.
@@ -93,7 +94,10 @@ class Diffusion:
     def prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n starting states `[n, *shape]`."""
         x = self.process.prior(n, self.shape, generator=generator).to(self.device)
-        return x if self.start is None else self.start.to(x).expand_as(x).clone()
+        if self.start is None:
+            return x
+        starts = self.start.to(x).reshape(-1, *self.shape)
+        return starts[torch.arange(n, device=x.device) * len(starts) // n]
 
     def clean(
         self, x: Tensor, t: float | Tensor, cond: Any = None, *, known: Known | None = None, distinct: bool = False
@@ -151,7 +155,7 @@ class Diffusion:
         return log_likelihood(self, x0, **options)
 
     def infill(self, template: Tensor) -> Diffusion:
-        """This law with more fixed sites: int64 `[L]`, masks where the model is free.
+        """This law with more fixed sites: int64 `[L]`, masks where the model is free, or `[N, L]`: see `start`.
 
         Exact, p(x | fixed sites), for the one-at-a-time sampler and an exact denoiser.
 
@@ -159,9 +163,11 @@ class Diffusion:
             ValueError: a template of another shape, with unknown tokens, or against what is fixed or restricted already.
         """
         self._mask()
-        if tuple(template.shape) != self.shape:
-            raise ValueError(f"The template has shape {tuple(template.shape)}; expected {self.shape}.")
-        self.process.check(template.unsqueeze(0), clean=False)
+        if template.dim() not in (1, 2) or not len(template) or template.shape[-1:] != self.shape:
+            raise ValueError(
+                f"The template has shape {tuple(template.shape)}; expected {self.shape}, or rows of this shape."
+            )
+        self.process.check(template.reshape(-1, *self.shape), clean=False)
         allowed = self.denoiser.allowed if isinstance(self.denoiser, Restricted) else None
         return replace(self, start=self._fix(template, allowed))
 
@@ -196,17 +202,21 @@ class Diffusion:
         return mask
 
     def _fix(self, template: Tensor, allowed: Tensor | None) -> Tensor:
-        """The start with the sites of `template` fixed as well, int64 `[L]`; allowed: bool `[L, K]`, or None for all."""
+        """The start with the sites of `template` fixed as well, int64 `[L]` or `[N, L]`; allowed: bool `[L, K]`, or None
+        for all."""
         mask = self._mask()
         start = torch.full_like(template, mask) if self.start is None else self.start.to(template)
+        if start.dim() == template.dim() == 2 and len(start) != len(template):
+            raise ValueError(f"{len(template)} templates for a law with {len(start)} starts; expected one, or as many.")
         fixed = torch.where(template == mask, start, template)
         clash = (start != mask) & (start != fixed)
         if allowed is not None:
-            held = allowed.to(fixed.device).gather(-1, fixed.clamp(max=allowed.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+            sites = torch.arange(allowed.shape[0], device=fixed.device)
+            held = allowed.to(fixed.device)[sites, fixed.clamp(max=allowed.shape[-1] - 1)]
             clash = clash | ((fixed != mask) & ~held)
         if bool(clash.any()):
-            sites = clash.nonzero().flatten().tolist()
-            raise ValueError(f"Site(s) {sites[:10]} (counted from 0) are fixed or restricted to other tokens already.")
+            clashing = clash.nonzero()[:, -1].unique().tolist()
+            raise ValueError(f"Site(s) {clashing[:10]} (counted from 0) are fixed or restricted to other tokens already.")
         return fixed
 
 

@@ -23,7 +23,7 @@ class FirstHitting(Sampler):
 
     The continuous-time reverse process unmasks sites one at a time in uniformly random order; only the times between are
     lost, which a time-invariant denoiser never sees. With an exact denoiser the samples follow the data law exactly.
-    Takes as many steps as there are masks at the start, whatever grid was given.
+    Takes as many steps as there are masks at the start (of several starts, in that with most), whatever grid was given.
 
     Args:
         temperature, top_p: as in `Ancestral`.
@@ -48,7 +48,7 @@ class FirstHitting(Sampler):
             )
         open_sites = diffusion.shape[0]
         if diffusion.start is not None:
-            open_sites = max(1, int((diffusion.start == diffusion.process.mask).sum()))
+            open_sites = max(1, int((diffusion.start == diffusion.process.mask).sum(-1).max()))
         # The nominal time of k masks left is the one at which k are expected (of those that the schedule masks by t = 1).
         schedule = diffusion.process.schedule
         left = torch.linspace(1, 0, open_sites + 1, dtype=torch.float64)

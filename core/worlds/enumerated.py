@@ -182,11 +182,12 @@ class Enumerated:
         return kernel
 
     def start(self, diffusion: Diffusion) -> Tensor:
-        """Law of the states that sampling starts from, float64 `[S]`: one state, or uniform over all where noise is."""
+        """Law of the states that sampling starts from, float64 `[S]`: even over the starts, or over all where noise is."""
         law = torch.zeros(len(self.states), dtype=torch.float64)
         if self.symbols > self.vocab:
-            law[self.index(diffusion.prior(1))] = 1
-            return law
+            starts = 1 if diffusion.start is None else diffusion.start.reshape(-1, *diffusion.shape).shape[0]
+            share = torch.full((starts,), 1 / starts, dtype=torch.float64)
+            return law.index_add_(0, self.index(diffusion.prior(starts)), share)
         return law + 1 / len(law)
 
     def base_law(self, diffusion: Diffusion | None = None) -> Tensor:

@@ -73,6 +73,29 @@ def test_infilled_samples_follow_the_conditional_law(generator):
     assert accept_law(WORLD.outcome(x), law, faults)
 
 
+def test_several_templates_give_the_mixture_of_their_conditional_laws(generator):
+    templates = [[3, 2, 3], [0, 3, 3], [3, 3, 1]]
+    diffusion = WORLD.diffusion.infill(torch.tensor(templates))
+    law = torch.stack([conditional(template) for template in templates]).mean(0)
+    torch.testing.assert_close(WORLD.base_law(diffusion), law, rtol=0, atol=1e-12)
+    unequal = [[3, 2, 3], [0, 1, 3], [3, 3, 3], [2, 2, 2]]  # some are done before others
+    x = WORLD.diffusion.infill(torch.tensor(unequal)).sample(160, generator=generator(0))
+    for template, drawn in zip(unequal, x.split(40), strict=True):
+        given = torch.tensor(template)
+        assert bool(((drawn == given) | (given == WORLD.vocab)).all())
+
+
+def test_templates_and_starts_must_be_as_many():
+    two = WORLD.diffusion.infill(torch.tensor([[3, 2, 3], [0, 3, 3]]))
+    assert two.infill(torch.tensor([3, 3, 1])).start.tolist() == [[3, 2, 1], [0, 3, 1]]
+    with pytest.raises(ValueError, match="3 templates for a law with 2 starts"):
+        two.infill(torch.full((3, 3), 3))
+    with pytest.raises(ValueError, match=r"shape \(2, 2\); expected \(3,\), or rows"):
+        WORLD.diffusion.infill(torch.full((2, 2), 3))
+    with pytest.raises(ValueError, match=r"Site\(s\) \[0\]"):
+        two.infill(torch.tensor([1, 3, 3]))
+
+
 def test_fixed_sites_add_up():
     once = WORLD.diffusion.infill(torch.tensor([3, 2, 0]))
     twice = WORLD.diffusion.infill(torch.tensor([3, 2, 3])).infill(torch.tensor([3, 3, 0]))

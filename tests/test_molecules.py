@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
 import pytest
@@ -15,10 +16,13 @@ from tiltflow.molecules import (
     LENGTH,
     MASK,
     PAD,
+    SYMBOLS,
+    WORDS,
     MoleculeError,
     canonical,
     decode,
     encode,
+    segment,
     symbols,
 )
 
@@ -34,16 +38,18 @@ DRUGS = (
 
 def test_the_alphabet_is_what_models_and_files_were_made_with() -> None:
     assert ALPHABET[PAD] == "[nop]"
-    assert MASK == len(ALPHABET) == len(set(ALPHABET)) == 55
-    assert list(ALPHABET[1:]) == sorted(ALPHABET[1:])
-    assert LENGTH == 72
+    assert MASK == len(ALPHABET) == len(set(ALPHABET)) == 512
+    assert ALPHABET[1:] == (*SYMBOLS, *WORDS)
+    assert len(SYMBOLS) == 54
+    assert hashlib.sha256(" ".join(ALPHABET).encode()).hexdigest()[:16] == "52bf6726d2e8cfea"
+    assert LENGTH == 24
 
 
 def test_every_index_symbol_of_selfies_is_there() -> None:
     """Branch lengths and ring sizes are written in these: without one of them some sizes could not be written."""
     from selfies.constants import INDEX_ALPHABET
 
-    assert set(INDEX_ALPHABET) <= set(ALPHABET)
+    assert set(INDEX_ALPHABET) <= set(SYMBOLS)
 
 
 def test_capacities_are_the_defaults_of_selfies() -> None:
@@ -65,10 +71,21 @@ def test_the_same_molecule_has_the_same_tokens() -> None:
     assert bool((tokens == tokens[0]).all())
 
 
+def test_symbols_are_written_in_the_longest_words_that_fit() -> None:
+    written = symbols(encode(["OC(=O)c1ccccc1"]))[0]
+    words = [ALPHABET[token] for token in segment(written)]
+    assert "".join(words) == "".join(written)
+    for start, word in enumerate(words):
+        rest = "".join(words[start:])
+        assert len(word) == max(len(other) for other in ALPHABET if rest.startswith(other))
+    with pytest.raises(MoleculeError, match=r"needs \[Xx\]"):
+        segment(["[C]", "[Xx]"])
+
+
 def test_padding_stands_for_nothing_wherever_it_is() -> None:
     row = encode(["CCO"])[0]
-    assert row[:3].tolist() == [ALPHABET.index(s) for s in ("[C]", "[C]", "[O]")]
-    assert bool((row[3:] == PAD).all())
+    assert row[:2].tolist() == [ALPHABET.index("[C][C][O]"), PAD]
+    assert bool((row[1:] == PAD).all())
     assert decode(row.flip(0)[None]) == ["CCO"]
     assert decode(torch.full((1, 9), PAD)) == [""]
     assert symbols(row[None]) == [["[C]", "[C]", "[O]"]]
@@ -97,10 +114,9 @@ def test_missing_bonds_are_filled_with_hydrogens() -> None:
         ("C\0C", r"'\\x00' at position 2"),
         ("\N{GREEK SMALL LETTER ALPHA}", "at position 1"),
         ("C" * 14_000, "14000 characters; at most 1000"),
-        ("C1" + "C" * 700 + "1", "701 heavy atoms; 72 tokens cannot hold them"),
-        ("".join(f"C%{i}" for i in range(10, 99)) * 2, "178 heavy atoms"),
-        ("C" * 72 + "=O", "73 heavy atoms"),
-        ("C" * 40 + "(C)(C)" + "C" * 29 + "=O", "symbols; at most 72 fit"),
+        ("C1" + "C" * 700 + "1", "701 heavy atoms; 24 tokens cannot hold them"),
+        ("".join(f"C%{i}" for i in range(10, 99)) * 2, "takes .* words"),
+        ("C" * 150 + "=O", "takes 31 words; at most 24 fit"),
         ("c1ccccc", "is not SMILES"),
         ("xyz", "is not SMILES"),
         ("C(C)(C)(C)(C)C", "no possible molecule: Explicit valence for atom # 0 C, 5"),
@@ -128,8 +144,8 @@ def test_one_text_is_not_several() -> None:
     [
         (torch.zeros(3, dtype=torch.int64), r"shape \[3\]: expected int64 tokens \[B, L\]"),
         (torch.zeros(2, 3), "torch.float32"),
-        (torch.tensor([[0, MASK]]), r"token 55 \(the mask: pass finished samples only\) in row 0, position 1"),
-        (torch.tensor([[0], [-1]]), "token -1 in row 1, position 0: expected 0 to 54"),
+        (torch.tensor([[0, MASK]]), r"token 512 \(the mask: pass finished samples only\) in row 0, position 1"),
+        (torch.tensor([[0], [-1]]), "token -1 in row 1, position 0: expected 0 to 511"),
     ],
 )
 def test_tokens_that_are_none_are_refused(tokens: torch.Tensor, why: str) -> None:

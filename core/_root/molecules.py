@@ -1,25 +1,33 @@
-"""Facts about molecules that rewards and domains share: the alphabet of SELFIES symbols, and SMILES as tokens and back.
+"""Facts about molecules that rewards and domains share: the alphabet of SELFIES words, and SMILES as tokens and back.
 
-A molecule is a row of `LENGTH` = 72 tokens, int64, each a symbol of `ALPHABET` (SELFIES 2: Krenn et al. 2020; Lo et al.
-2023). Token 0 is `[nop]`, "no operation", which stands for nothing: decoding skips it wherever it is. It pads shorter
-molecules to the full length, and it is a token of the vocabulary like any other, so that a model draws the length of a
-molecule together with the molecule: there is no separate model of lengths, and filling in or masking again may lengthen
-or shorten a molecule. `MASK` = `len(ALPHABET)` is the mask of a masked diffusion and has no symbol.
+A molecule is a row of `LENGTH` = 24 tokens, int64, each a word of `ALPHABET`: one or several symbols of SELFIES (2: Krenn et
+al. 2020; Lo et al. 2023), such as `[N]`, a ring closure with its size, `[Ring1][=Branch1]`, or a whole phenyl,
+`[C][=C][C][=C][C][=C][Ring1][=Branch1]`. Words make rows three times shorter than symbols would, what belongs together is
+drawn at once, and a model that draws words masks and draws again *pieces* of a molecule, not atoms.
+
+Token 0 is `[nop]`, "no operation", which stands for nothing: decoding skips it wherever it is. It pads shorter molecules to
+the full length, and it is a token of the vocabulary like any other, so that a model draws the length of a molecule together
+with the molecule: there is no separate model of lengths, and filling in or masking again may lengthen or shorten a molecule.
+`MASK` = `len(ALPHABET)` is the mask of a masked diffusion and has no word.
 
 Every row of tokens decodes to something: symbols that ask for more bonds than an atom has are read as fewer. How many
 bonds an atom has (`CAPACITY`) is fixed here and does not follow what other code tells the selfies package.
 
-`ALPHABET` has the symbols that at least 50 of 396 342 molecules need: ZINC250k, QM9 and the two sets in the rdkit wheel,
-each as rdkit's canonical SMILES. 813 of them (560 of ZINC250k, 253 of the rdkit wheel) cannot be written in it, because
-they need rarer symbols (boron, silicon, metals, isotopes, radicals, some charges) or more than 72: `encode` says so.
+`SYMBOLS` has the symbols that at least 50 of 396 342 molecules need: ZINC250k, QM9 and the two sets in the rdkit wheel,
+each as rdkit's canonical SMILES. All are words, so that whatever these symbols can write has tokens, if perhaps many. The
+longer words were learned from ZINC250k by pair merging (Sennrich et al. 2016; `tiltflow.domains.molecules.learn_words`).
+Of ZINC250k 657 molecules cannot be written, because they need rarer symbols (boron, silicon, metals, isotopes, radicals,
+some charges) or more than 24 words (97 of them): `encode` says so.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +42,8 @@ __all__ = [
     "LENGTH",
     "MASK",
     "PAD",
+    "SYMBOLS",
+    "WORDS",
     "MoleculeError",
     "canonical",
     "decode",
@@ -43,11 +53,11 @@ __all__ = [
     "package",
     "pinned",
     "quiet",
+    "segment",
     "symbols",
 ]
 
-ALPHABET: tuple[str, ...] = (
-    "[nop]",
+SYMBOLS: tuple[str, ...] = (
     "[#Branch1]", "[#Branch2]", "[#C]", "[#N]", "[/C]", "[/Cl]", "[/NH1+1]", "[/N]", "[/O]",
     "[/S]", "[=Branch1]", "[=Branch2]", "[=C]", "[=N+1]", "[=NH1+1]", "[=NH2+1]", "[=N]", "[=O]",
     "[=Ring1]", "[=Ring2]", "[=S]", "[Br]", "[Branch1]", "[Branch2]", "[C@@H1]", "[C@@]", "[C@H1]",
@@ -55,10 +65,12 @@ ALPHABET: tuple[str, ...] = (
     "[NH2+1]", "[NH3+1]", "[N]", "[O-1]", "[O]", "[P]", "[Ring1]", "[Ring2]", "[S-1]",
     "[S@@]", "[S@]", "[S]", "[\\C]", "[\\NH1]", "[\\N]", "[\\O-1]", "[\\O]", "[\\S]",
 )  # fmt: skip
+WORDS: tuple[str, ...] = tuple((files(__package__) / "assets" / "selfies_words.txt").read_text("ascii").split())
+ALPHABET: tuple[str, ...] = ("[nop]", *SYMBOLS, *WORDS)
 PAD = 0  # [nop]
 MASK = len(ALPHABET)  # the token that stands for "not drawn yet"
-LENGTH = 72  # tokens of every row
-MAX_CHARACTERS = 1000  # of a SMILES; 72 symbols are written with far fewer, and some programs' limits end here
+LENGTH = 24  # tokens of every row
+MAX_CHARACTERS = 1000  # of a SMILES; what fits in a row is written with fewer, and some programs' limits end here
 
 #: Most bonds of an atom by element and charge: the defaults of selfies 2.2, "?" for all others.
 CAPACITY: dict[str, int] = {
@@ -72,7 +84,9 @@ CAPACITY: dict[str, int] = {
     "?": 8,
 }  # fmt: skip
 
-_INDEX = {symbol: index for index, symbol in enumerate(ALPHABET)}
+_SPLIT: tuple[tuple[str, ...], ...] = tuple(tuple(re.findall(r"\[[^\]]*\]", word)) for word in ALPHABET)
+_INDEX = {word: index for index, word in enumerate(_SPLIT)}
+_LONGEST = max(map(len, _SPLIT))
 _PINNED = threading.RLock()  # the constraints of selfies are global to the process
 
 
@@ -115,7 +129,7 @@ def molecule(smiles: str) -> Mol:
 
 
 def encode(smiles: Iterable[str], length: int = LENGTH) -> Tensor:
-    """Tokens int64 `[N, length]` of N SMILES: the symbols of each one's canonical form, then `[nop]`.
+    """Tokens int64 `[N, length]` of N SMILES: the words of each one's canonical form, then `[nop]`.
 
     The same molecule gives the same tokens however its SMILES is written. Salts and mixtures (with a dot) have no SELFIES
     here: give the fragment that matters.
@@ -139,8 +153,8 @@ def encode_one(smiles: str, length: int = LENGTH) -> tuple[str, list[int]]:
     from rdkit import Chem
 
     found = molecule(smiles)
-    if found.GetNumHeavyAtoms() > length:
-        count = found.GetNumHeavyAtoms()
+    count = found.GetNumHeavyAtoms()
+    if count > length * _LONGEST:  # before anything that takes long
         raise MoleculeError(f"{_shown(smiles)} has {count} heavy atoms; {length} tokens cannot hold them")
     text = str(Chem.MolToSmiles(found))
     if any(atom.GetNumRadicalElectrons() for atom in found.GetAtoms()):
@@ -149,14 +163,33 @@ def encode_one(smiles: str, length: int = LENGTH) -> tuple[str, list[int]]:
         parts = text.split(".")
         hint = f"expected one, such as {_shown(max(parts, key=len))}"
         raise MoleculeError(f"{_shown(text)} has {len(parts)} fragments; {hint}")
-    written = _selfies(text)
-    unknown = [symbol for symbol in written if symbol not in _INDEX]
+    tokens = segment(_selfies(text), text)
+    if len(tokens) > length:
+        raise MoleculeError(f"{_shown(text)} takes {len(tokens)} words; at most {length} fit")
+    return text, tokens + [PAD] * (length - len(tokens))
+
+
+def segment(written: Sequence[str], text: str = "") -> list[int]:
+    """SELFIES symbols as tokens: from the left, each time the longest word that fits.
+
+    Args:
+        text: what the symbols are of, for the message.
+
+    Raises:
+        MoleculeError: a symbol that no word has.
+    """
+    unknown = [symbol for symbol in written if (symbol,) not in _INDEX]
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         raise MoleculeError(f"{_shown(text)} needs {names}, which the alphabet does not have")
-    if len(written) > length:
-        raise MoleculeError(f"{_shown(text)} takes {len(written)} symbols; at most {length} fit")
-    return text, [_INDEX[symbol] for symbol in written] + [PAD] * (length - len(written))
+    tokens, start = [], 0
+    while start < len(written):
+        sizes = range(min(_LONGEST, len(written) - start), 0, -1)
+        words = (tuple(written[start : start + size]) for size in sizes)
+        word = next(word for word in words if word in _INDEX)
+        tokens.append(_INDEX[word])
+        start += len(word)
+    return tokens
 
 
 def decode(tokens: Tensor) -> list[str]:
@@ -178,7 +211,8 @@ def symbols(tokens: Tensor) -> list[list[str]]:
     Raises:
         MoleculeError: as `decode` does.
     """
-    return [[ALPHABET[token] for token in row if token != PAD] for row in _tokens(tokens).tolist()]
+    rows = _tokens(tokens).tolist()
+    return [[symbol for token in row if token != PAD for symbol in _SPLIT[token]] for row in rows]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from .data import Library, read_set, scaffolds, split_by_scaffold
 from .domain import constrain, load
 from .pretrain import molecule_corpus, train_prior
 from .reference import Reference
+from .words import learn_words
 
 __all__ = [
     "CodecError",
@@ -16,6 +17,7 @@ __all__ = [
     "Template",
     "TemplateError",
     "constrain",
+    "learn_words",
     "load",
     "molecule_corpus",
     "read_set",

@@ -1,28 +1,40 @@
-"""Symbols that the sampler fixes: templates of SELFIES symbols, and scaffolds that a molecule grows from.
+"""Words that the sampler fixes: templates of SELFIES symbols, scaffolds that a molecule grows from, fragments to be linked.
 
 What is exact. A template fixes tokens at their places, and the sampler draws the others from the model given these; one
-site at a time (`FirstHitting`) that is the exact conditional law of the tokens. What a token means, however, depends on the
-tokens before it: after a free site, a fixed symbol may be read as part of a branch, as a ring size, or not at all. SELFIES
-are read from the left, so fixed symbols at the *beginning* always mean the same. `grow_from` writes a scaffold so that it
-stands there with one atom last, and asks for an atom with a single bond right after it: every sample then contains the
-scaffold, grown at that atom; its other atoms can only be ends of new rings, where they have hydrogens to give (and a new
-ring may make atoms aromatic that were not). (Of that one
-site several tokens are allowed; each step renormalises over them, which is close to the conditional law and not equal.)
-Several points of growth, or a scaffold in the middle of a molecule, cannot be promised this way: a reward for a
-substructure, or a hard rule, can ask for them. Also, the model learned canonical SELFIES, in which few molecules begin
-with a given scaffold: its samples are less natural there, and a reward has to make up for it.
+site at a time (`FirstHitting`) that is the exact conditional law of the tokens. (Of some sites several tokens are allowed;
+each step renormalises over them, which is close to the conditional law and not equal.) What a token means, however, depends
+on the tokens before it: after a free site, a fixed symbol may be read as part of a branch, as a ring size, or not at all.
+
+SELFIES are read from the left, so fixed symbols at the *beginning* always mean the same. `grow_from` writes a scaffold so
+that it stands there with one atom last, and asks for an atom with a single bond right after it: every sample then contains
+the scaffold, grown at that atom; its other atoms can only be ends of new rings, where they have hydrogens to give (and a new
+ring may make atoms aromatic that were not).
+
+`link` goes on from there: it allows only words that close what they open and leave a bond for the next one
+(`passes_on`), and fixes the second fragment behind them, so every sample contains both fragments and what joins them.
+
+Several points of growth, or a scaffold in the middle of a molecule, cannot be promised in one go: see `fragments`. The model
+learned canonical SELFIES, in which few molecules begin with a given scaffold: its samples are less natural there, and a
+reward has to make up for it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...molecules import ALPHABET, LENGTH, MASK, MoleculeError, molecule, package, pinned, quiet
+from ...molecules import ALPHABET, LENGTH, MASK, PAD, SYMBOLS, MoleculeError, molecule, package, pinned, quiet, segment
 
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+_SYMBOL = re.compile(r"\[[^\]]*\]")
 _WORD = re.compile(r"\[[^\[\]]*\]|\*\d*|\S")
 _MARK = "[At]"  # an atom that no scaffold has, in the place where the molecule goes on
 
@@ -50,22 +62,26 @@ class Template:
 
 
 def parse(text: str, length: int = LENGTH) -> Template:
-    """A template of SELFIES symbols and free sites: "[C] [=Branch1] [C] [=O] *10 [N]".
+    """A template of SELFIES symbols and free sites: "[C][=Branch1][C][=O] *4 [N]".
 
-    `*` is a free site and `*10` are ten of them; sites after the last word are free. See the module for what that promises.
+    Symbols that follow one another are written in as few words as there are for them. `*` is a free site, which takes a
+    word, and `*4` are four of them; sites after the last word are free. See the module for what that promises.
 
     Raises:
         TemplateError: an unknown symbol, or more sites than there are.
     """
-    fixed: list[str | None] = []
+    fixed: list[int | None] = []
+    run: list[str] = []
     for word in _WORD.findall(text):
-        if word in _INDEX:
-            fixed.append(word)
+        if word in _KNOWN:
+            run.append(word)
         elif word[0] == "*" and word != "*0":
-            fixed += [None] * int(word[1:] or 1)
+            fixed += [*segment(run), *[None] * int(word[1:] or 1)]
+            run = []
         else:
             raise TemplateError(f"template: {word!r} is {_meaning(word)}")
-    if not any(fixed):
+    fixed += segment(run)
+    if not any(token is not None for token in fixed):
         raise TemplateError("template: nothing is fixed; expected SELFIES symbols such as [C], and * for free sites")
     if len(fixed) > length:
         raise TemplateError(f"template: {len(fixed)} sites; the molecules have {length}")
@@ -80,20 +96,94 @@ def grow_from(scaffold: str, length: int = LENGTH) -> Template:
     Raises:
         TemplateError: not a SMILES with exactly one `*`; stereochemistry at its atom; too long to leave room for growth.
     """
-    symbols = _scaffold_symbols(scaffold)
-    if len(symbols) >= length:
-        raise TemplateError(f"scaffold: takes {len(symbols)} symbols of {length}, which leaves none to grow")
-    unknown = [symbol for symbol in symbols if symbol not in _INDEX]
-    if unknown:
-        raise TemplateError(f"scaffold: {scaffold!r} needs {', '.join(unknown)}, which the alphabet does not have")
-    template = _template(symbols, length, f"scaffold {scaffold}, growing at *")
+    fixed = _fixed(scaffold, _scaffold_symbols(scaffold))
+    if len(fixed) >= length:
+        raise TemplateError(f"scaffold: takes {len(fixed)} words of {length}, which leaves none to grow")
+    template = _template(fixed, length, f"scaffold {scaffold}, growing at *")
     # A double bond, a branch or a ring right here would take what a ring inside the scaffold still needs of this atom.
-    template.allowed[len(symbols)] = torch.tensor([symbol in _SINGLE for symbol in ALPHABET])
+    template.allowed[len(fixed)] = _starts_with_an_atom()
     return template
 
 
-def _scaffold_symbols(scaffold: str) -> list[str]:
-    """SELFIES symbols of a scaffold whose open atom is the last that symbols after them attach to."""
+def link(fragments: str, words: int = 3, length: int = LENGTH) -> Template:
+    """The template of two fragments, each with one `*`, and `words` free words between them: "*c1ccccc1.*N1CCOCC1".
+
+    The molecule ends with the second fragment: nothing else grows.
+
+    Raises:
+        TemplateError: not two SMILES with one `*` each; no word between them; more words than fit.
+    """
+    parts = fragments.split(".")
+    if len(parts) != 2:
+        raise TemplateError(
+            f"linker: {fragments!r} has {len(parts)} fragments; expected two, such as *c1ccccc1.*N1CCOCC1"
+        )
+    if isinstance(words, bool) or not isinstance(words, int) or words < 1:
+        raise TemplateError(f"linker: {words!r} words; expected at least 1")
+    first, second = _fixed(parts[0], _scaffold_symbols(parts[0])), _fixed(parts[1], _linked_symbols(parts[1]))
+    free = range(len(first), len(first) + words)
+    if free.stop + len(second) > length:
+        raise TemplateError(f"linker: takes {free.stop + len(second)} words; the molecules have {length}")
+    fixed: list[int | None] = [*first, *[None] * words, *second]
+    fixed += [PAD] * (length - len(fixed))
+    template = _template(fixed, length, f"fragments {fragments}, linked by {words} word{'s' * (words > 1)}")
+    template.allowed[free] = torch.tensor([passes_on(word) for word in ALPHABET])
+    template.allowed[free.start] &= _starts_with_an_atom()
+    return template
+
+
+@cache
+def passes_on(word: str) -> bool:
+    """Whether a word of SELFIES symbols is whole by itself and leaves its last atom a bond for what follows.
+
+    Its branches and rings end inside it; tried out between a chain and an atom that nothing else has, all of its atoms and
+    rings are there, and what follows is bound to one of its atoms.
+    """
+    from rdkit import Chem
+
+    symbols = _SYMBOL.findall(word)
+    atoms, rings, whole = _contents(symbols)
+    if not atoms or not whole:
+        return False
+    with quiet(), pinned():
+        found = Chem.MolFromSmiles(package().decoder(f"{'[C]' * 3}{word}{_MARK}"), sanitize=False)
+    last = found.GetNumAtoms() - 1
+    if last != 3 + atoms or found.GetAtomWithIdx(last).GetSymbol() != "At":
+        return False
+    ends = [sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in found.GetBonds()]
+    to_the_chain = sum(one < 3 for one, _ in ends)  # two bonds of its own, and that to the word
+    return to_the_chain == 3 and len(ends) == last + rings and any(one > 2 for one, other in ends if other == last)
+
+
+def _contents(symbols: Sequence[str]) -> tuple[int, int, bool]:
+    """(atoms, rings, whether all branches and their lengths end inside) of SELFIES symbols."""
+    from selfies.constants import INDEX_ALPHABET
+
+    atoms = rings = place = 0
+    while place < len(symbols):
+        symbol, place = symbols[place], place + 1
+        if not ("Branch" in symbol or "Ring" in symbol):
+            atoms += symbol != "[nop]"
+            continue
+        digits, place = symbols[place : place + int(symbol[-2])], place + int(symbol[-2])
+        if place > len(symbols) or any(digit not in INDEX_ALPHABET for digit in digits):
+            return atoms, rings, False
+        rings += "Ring" in symbol
+        size = sum(INDEX_ALPHABET.index(digit) * 16**power for power, digit in enumerate(reversed(digits))) + 1
+        if "Branch" in symbol and place + size > len(symbols):
+            return atoms, rings, False
+    return atoms, rings, True
+
+
+@cache
+def _starts_with_an_atom() -> Tensor:
+    """Which words begin with an atom bound by a single bond, bool `[K]`."""
+    first = [_SYMBOL.findall(word)[0] for word in ALPHABET]
+    return torch.tensor([symbol in _SINGLE for symbol in first])
+
+
+def _rooted(scaffold: str) -> tuple[Mol, int]:
+    """A scaffold with one `*`, as rdkit's molecule and the index of that atom."""
     from rdkit import Chem
 
     try:
@@ -109,18 +199,47 @@ def _scaffold_symbols(scaffold: str) -> list[str]:
         raise TemplateError(
             f"scaffold: the atom at '*' in {scaffold!r} must have no stereochemistry and a single bond there"
         )
+    return found, stars[0].GetIdx()
+
+
+def _scaffold_symbols(scaffold: str) -> list[str]:
+    """SELFIES symbols of a scaffold whose open atom is the last that symbols after them attach to."""
+    from rdkit import Chem
+
+    found, star = _rooted(scaffold)
     if found.GetNumAtoms() == 2:
-        text = Chem.MolToSmiles(found, rootedAtAtom=opening.GetIdx())[:-1]
+        text = Chem.MolToSmiles(found, rootedAtAtom=1 - star)[:-1]
     else:
         with quiet():
-            text = _wrapped(Chem.MolToSmiles(found, rootedAtAtom=stars[0].GetIdx()))
+            text = _wrapped(Chem.MolToSmiles(found, rootedAtAtom=star))
+    return _symbols_of(f"{text}{_MARK}", scaffold)[:-1]
+
+
+def _linked_symbols(fragment: str) -> list[str]:
+    """SELFIES symbols of a fragment whose open atom is the first, which attaches to what stands before."""
+    from rdkit import Chem
+
+    found, star = _rooted(fragment)
+    with quiet():
+        text = Chem.MolToSmiles(found, rootedAtAtom=star).removeprefix("*").removeprefix("-")
+    return _symbols_of(f"{_MARK}{text}", fragment)[1:]
+
+
+def _symbols_of(text: str, scaffold: str) -> list[str]:
     selfies = package()
     with pinned():
         try:
-            symbols = list(selfies.split_selfies(selfies.encoder(f"{text}{_MARK}")))
+            return list(selfies.split_selfies(selfies.encoder(text)))
         except selfies.EncoderError as error:
             raise TemplateError(f"scaffold: {scaffold!r} has no SELFIES") from error
-    return symbols[:-1]
+
+
+def _fixed(scaffold: str, symbols: Sequence[str]) -> list[int]:
+    """Tokens of a scaffold's symbols."""
+    try:
+        return segment(symbols, scaffold)
+    except MoleculeError as error:
+        raise TemplateError(f"scaffold: {error}") from error
 
 
 def _wrapped(rooted: str) -> str:
@@ -135,20 +254,20 @@ def _wrapped(rooted: str) -> str:
     return text[:place] + (f"({text[place:]})" if text[place:] else "")
 
 
-def _template(fixed: list[str | None] | list[str], length: int, words: str) -> Template:
+def _template(fixed: Sequence[int | None], length: int, words: str) -> Template:
     allowed = torch.ones(length, MASK, dtype=torch.bool)
-    for site, symbol in enumerate(fixed):
-        if symbol is not None:
-            allowed[site] = torch.arange(MASK) == _INDEX[symbol]
+    for site, token in enumerate(fixed):
+        if token is not None:
+            allowed[site] = torch.arange(MASK) == token
     return Template(allowed, words)
 
 
 def _meaning(word: str) -> str:
     if word.startswith("["):
-        return "no symbol of the alphabet; see tiltflow.molecules.ALPHABET"
+        return "no symbol of the alphabet; see tiltflow.molecules.SYMBOLS"
     return "neither a symbol in brackets nor *; a SMILES with a * goes to scaffold="
 
 
-_INDEX = {symbol: index for index, symbol in enumerate(ALPHABET)}
-_NO_ATOM = ("[nop]", "Branch", "Ring")
-_SINGLE = {symbol for symbol in ALPHABET if symbol[1] not in "=#/\\-" and not any(word in symbol for word in _NO_ATOM)}
+_KNOWN = {"[nop]", *SYMBOLS}
+_NO_ATOM = ("Branch", "Ring")
+_SINGLE = {symbol for symbol in SYMBOLS if symbol[1] not in "=#/\\-" and not any(word in symbol for word in _NO_ATOM)}

@@ -1,4 +1,4 @@
-"""The molecule domain: a prior over SELFIES symbols, with codec, constraints, metrics and figures around it."""
+"""The molecule domain: a prior over SELFIES words, with codec, constraints, metrics and figures around it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...core.samplers import Ancestral, FirstHitting
 from ...molecules import ALPHABET, package
 from ..base import Domain, Drawing, unrestricted
 from .codec import MoleculeCodec
-from .constraints import Template, TemplateError, grow_from, parse
+from .constraints import Template, TemplateError, grow_from, link, parse
 from .metrics import METRICS, evaluate
 from .prior import read_prior, save_prior
 from .reference import Reference
@@ -29,6 +29,8 @@ def load(
     steps: int = 64,
     template: str | None = None,
     scaffold: str | None = None,
+    linker: str | None = None,
+    linker_words: int = 3,
     reference: str | Path | None = None,
     sampler: Literal["ancestral", "first_hitting"] = "ancestral",
     top_p: float = 1.0,
@@ -38,9 +40,11 @@ def load(
     Args:
         prior: name of a shipped prior ("zinc": drug-like molecules) or a file made by `tiltflow pretrain domain=molecules`.
         steps: reverse steps of the sampler.
-        template: SELFIES symbols that the sampler fixes at their places, such as "[C] [=Branch1] [C] [=O] *10 [N]", with *
+        template: SELFIES symbols that the sampler fixes at their places, such as "[C][=Branch1][C][=O] *4 [N]", with *
             for free sites; see `constraints` for what that promises.
         scaffold: SMILES with one *, such as "*c1ccc2[nH]ccc2c1": every molecule contains it, grown at *.
+        linker: two SMILES with one * each, such as "*c1ccccc1.*N1CCOCC1": every molecule joins them.
+        linker_words: words of the alphabet between the two.
         reference: statistics to compare with, a file made by `tiltflow pretrain domain=molecules` (default: the shipped ones
             that belong to the prior).
         sampler: "ancestral" fills the sites in `steps` steps, several at once where the steps are few; "first_hitting" one
@@ -73,20 +77,30 @@ def load(
         source=_source(prior, facts),
         save=_save,
     )
-    return constrain(domain, template=template, scaffold=scaffold)
+    return constrain(domain, template=template, scaffold=scaffold, linker=linker, linker_words=linker_words)
 
 
-def constrain(domain: Domain, *, template: str | None = None, scaffold: str | None = None) -> Domain:
-    """The same domain whose sampler fixes the symbols of a template or of a scaffold; with neither, the domain itself.
+def constrain(
+    domain: Domain,
+    *,
+    template: str | None = None,
+    scaffold: str | None = None,
+    linker: str | None = None,
+    linker_words: int = 3,
+) -> Domain:
+    """The same domain whose sampler fixes what one of these says, as in `load`; with none, the domain itself.
 
     Raises:
-        TemplateError: both, or one that cannot be honoured.
+        TemplateError: several, or one that cannot be honoured.
     """
-    if template is not None and scaffold is not None:
-        raise TemplateError("template and scaffold came both; a scaffold is a template of its own, so give one of them")
+    given = [name for name, text in (("template", template), ("scaffold", scaffold), ("linker", linker)) if text]
+    if len(given) > 1:
+        raise TemplateError(f"{' and '.join(given)} came together; each is a template of its own, so give one of them")
     length = domain.diffusion.shape[0]
     if scaffold is not None:
         return _restricted(domain, grow_from(scaffold, length))
+    if linker is not None:
+        return _restricted(domain, link(linker, linker_words, length))
     return domain if template is None else _restricted(domain, parse(template, length))
 
 

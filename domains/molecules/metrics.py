@@ -35,7 +35,7 @@ METRICS: dict[str, str] = {
     "circles": f"largest set, found greedily, of designs that are all {CIRCLE} or more apart by Tanimoto distance (count)",
     "alert_free": "share of the distinct valid designs in which neither PAINS nor BRENK finds a structural alert (0 to 1)",
     **{f"{name.lower()}_free": f"the same for {name} alone" for name in ALERTS},
-    "symbols_median": "median number of SELFIES symbols of a design (count)",
+    "words_median": "median number of SELFIES words of a design (count)",
     **{f"{name}_median": f"median over the valid designs: {meaning}" for name, meaning in DESCRIPTORS.items()},
     **{
         f"{name}_distance": f"distance of the distribution of {name} from that of natural molecules: Wasserstein-1 in natural "
@@ -72,7 +72,7 @@ def evaluate(
         "unique": len(set(smiles)),
         "uniqueness": len(distinct) / len(valid) if valid else math.nan,
         "novelty": novelty(distinct, reference),
-        "symbols_median": float((tokens != PAD).sum(1).double().quantile(0.5)) if len(tokens) else math.nan,
+        "words_median": float((tokens != PAD).sum(1).double().quantile(0.5)) if len(tokens) else math.nan,
     }
     report |= _variety(list(found.values())) | _alerts(list(found.values()))
     report |= _descriptors([found[text] for text in valid], reference) | scores

@@ -26,10 +26,10 @@ class Corpus:
     """Library to learn from, each counted once.
 
     Attributes:
-        tokens: uint8 `[N, L]`, training molecules.
+        tokens: int16 `[N, L]`, training molecules.
         validation: int64 `[V, L]`, the molecules with held-out scaffolds that are looked at.
         data: where the molecules came from.
-        outside: uint8 `[H, L]`, all molecules with held-out scaffolds, those of the validation first.
+        outside: int16 `[H, L]`, all molecules with held-out scaffolds, those of the validation first.
         smiles: N canonical SMILES of the training molecules.
     """
 

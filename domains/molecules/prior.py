@@ -21,7 +21,7 @@ MAX_ROWS = 128  # rows a forward: larger batches leave the CPU caches and are sl
 
 
 def build(length: int = LENGTH, steps: int = 64, **network: Any) -> Diffusion:
-    """An untrained masked diffusion over SELFIES symbols; keyword arguments go to `TransformerDenoiser`."""
+    """An untrained masked diffusion over SELFIES words; keyword arguments go to `TransformerDenoiser`."""
     return wrap(TransformerDenoiser(len(ALPHABET), length, **network), steps)
 
 

@@ -54,7 +54,7 @@ class Reference:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all. Raises: StorageError if it cannot be written."""
-        tensors = {"tokens": self.tokens.to(torch.uint8), "descriptors": self.descriptors}
+        tensors = {"tokens": self.tokens.to(torch.int16), "descriptors": self.descriptors}
         header: dict[str, Any] = {"kind": KIND, "names": list(DESCRIPTORS), "alert_free": dict(self.alert_free)}
         if self.known is not None:
             tensors["known"] = self.known.table

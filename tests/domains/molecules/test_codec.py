@@ -8,7 +8,7 @@ import pytest
 import torch
 from rdkit import Chem
 from tiltflow.domains.molecules import CodecError, MoleculeCodec
-from tiltflow.molecules import encode
+from tiltflow.molecules import LENGTH, encode
 
 CODEC = MoleculeCodec()
 SMILES = ["CCO", "c1ccccc1", "C[C@H](N)C(=O)O"]
@@ -46,7 +46,7 @@ def test_tables_with_labels(write):
 
 def test_sd_files_come_back_with_names_and_properties(tmp_path):
     path = tmp_path / "out.sdf"
-    tokens = torch.cat([encode(SMILES), torch.zeros(1, 72, dtype=torch.int64)])
+    tokens = torch.cat([encode(SMILES), torch.zeros(1, LENGTH, dtype=torch.int64)])
     CODEC.write_sdf(path, tokens, {"reward": torch.tensor([0.5, 1.0, -1.0, 0.0])}, ["a", "b", "c", "empty"])
     read = CODEC.read(path)
     assert read.smiles == tuple(SMILES)  # the empty one has no place in the format

@@ -14,7 +14,7 @@ from tiltflow.core.storage import StorageError, save_tensors
 from tiltflow.domains.molecules import Reference
 from tiltflow.domains.molecules.metrics import METRICS, circles, diversity, evaluate, wasserstein
 from tiltflow.domains.molecules.properties import DESCRIPTORS, properties, similarities
-from tiltflow.molecules import encode
+from tiltflow.molecules import LENGTH, encode
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "CCO", "c1ccc2[nH]ccc2c1", "CN1CCN(C)CC1", "Cn1c(=O)c2c(ncn2C)n(C)c1=O"]
 
@@ -67,13 +67,13 @@ def test_alerts():
 
 
 def test_figures_of_a_set(reference):
-    x = torch.cat([encode(["CCO", "OCC", "CCN", "CCCl"]), torch.zeros(1, 72, dtype=torch.int64)])
+    x = torch.cat([encode(["CCO", "OCC", "CCN", "CCCl"]), torch.zeros(1, LENGTH, dtype=torch.int64)])
     reward = torch.tensor([1.0, 2.0, 3.0, 4.0, float("nan")])
     report = evaluate(x, reference, reward=reward, nelbo=torch.full((5,), 0.5))
     assert (report["n"], report["unique"], report["validity"]) == (5, 4, 0.8)
     assert report["uniqueness"] == 0.75
     assert report["novelty"] == pytest.approx(1 / 3)  # CCO and CCN are known
-    assert (report["scaffolds"], report["symbols_median"]) == (0, 3)
+    assert (report["scaffolds"], report["words_median"]) == (0, 2)
     assert (report["reward_median"], report["reward_excluded"]) == (2.5, 1)
     assert report["nelbo_median"] == 0.5
     assert report["rings_median"] == 0
@@ -89,7 +89,7 @@ def test_natural_molecules_are_at_no_distance_from_themselves(reference):
 
 
 def test_nothing_valid_gives_no_numbers_and_no_crash(reference):
-    report = evaluate(torch.zeros(2, 72, dtype=torch.int64), reference)
+    report = evaluate(torch.zeros(2, LENGTH, dtype=torch.int64), reference)
     assert report["validity"] == 0
     assert report["uniqueness"] is report["novelty"] is report["diversity"] is None
     assert "qed_median" not in report
@@ -110,7 +110,7 @@ def test_a_reference_comes_back_from_its_file(reference, tmp_path):
 
 def test_the_shipped_reference_holds_molecules_that_the_prior_has_not_seen():
     shipped = Reference.load()
-    assert shipped.tokens.shape == (2000, 72)
+    assert shipped.tokens.shape == (2000, LENGTH)
     from tiltflow.molecules import decode
 
     smiles = decode(shipped.tokens[:500])

@@ -45,7 +45,7 @@ def test_too_few_molecules_are_refused():
 
 def test_markov_chains_are_smoothed_counts():
     train, asked = torch.tensor([[1, 2, 1, 2]]), torch.tensor([[1, 2, 2, 1]])
-    corpus = Corpus(train.to(torch.uint8), asked, "", asked, ())
+    corpus = Corpus(train.to(torch.int16), asked, "", asked, ())
     weight = 0.05 * MASK
     zero = [(2 + weight / MASK) / (4 + weight)] * 4
     assert markov_nats(corpus, 0) == pytest.approx(-sum(map(math.log, zero)) / 4)

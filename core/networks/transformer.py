@@ -115,6 +115,10 @@ class TransformerDenoiser(nn.Module):
                 nn.init.normal_(weight, std=(2 * layers * weight.shape[1]) ** -0.5)
         nn.init.zeros_(self.head.weight)
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights `[out, in]` of its layers, for `optimisers.Muon`."""
+        return [weight for weight in self.layers.parameters() if weight.dim() == 2]
+
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         if x.shape[1] != self.length:
             raise ValueError(f"Sequences have length {x.shape[1]}; this network was built for {self.length}.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiltflow.core import Denoiser, Diffusion, Subs
-from tiltflow.core.networks import ConvDenoiser
+from tiltflow.core.networks import ConvDenoiser, TransformerDenoiser
 from tiltflow.core.pretraining import Pretraining, nelbo, pretrain
 from tiltflow.core.processes import Masked
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
@@ -223,6 +223,24 @@ def checkpoint(tmp_path):
 def test_a_checkpoint_of_another_run(checkpoint, changes, word):
     with pytest.raises(StorageError, match=word):
         run(make(), checkpoint=checkpoint, **changes)
+
+
+def test_muon_trains_transformers_and_is_resumed_like_adamw(tmp_path):
+    def transformer(seed=0):
+        torch.manual_seed(seed)
+        return make(network=TransformerDenoiser(3, 3, width=8, layers=1, heads=2))
+
+    settings = replace(SETTINGS, optimiser="muon")
+    whole, first, second = transformer(), transformer(), transformer(1)
+    uninterrupted = run(whole, settings, checkpoint=tmp_path / "whole")
+    run(first, settings, stop=1, checkpoint=tmp_path / "broken")
+    assert run(second, settings, checkpoint=tmp_path / "broken").curve == uninterrupted.curve
+    assert same(weights(whole), weights(second))
+    assert not same(weights(whole), weights(transformer()))
+    with pytest.raises(ValueError, match="ConvDenoiser has no `hidden_matrices`"):
+        run(make(), settings)
+    with pytest.raises(ValueError, match="optimiser is 'lion'"):
+        replace(SETTINGS, optimiser="lion")
 
 
 def test_a_checkpoint_of_another_network(checkpoint):

@@ -74,6 +74,7 @@ class Muon(torch.optim.AdamW):
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
+            state["step"] = torch.zeros(())  # AdamW looks for it in every state that it loads
         average: Tensor = state["momentum"].mul_(self.momentum).add_(weight.grad)
         return weight.grad + self.momentum * average
 

@@ -38,7 +38,8 @@ class Optimiser(Protocol):
     """A way to spend a budget of calls well. Hyper-parameters only, in a frozen dataclass.
 
     How good it was is told by the record, `reward.budget.calls`: every molecule counts from the call at which it was asked
-    for, so that an optimiser neither returns anything nor has to keep what it found.
+    for, so that an optimiser neither returns anything nor has to keep what it found. A class attribute `uses_prior = False`
+    says that it takes no more than natural molecules from the domain: its records then outlive a change of the prior.
     """
 
     def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ class GraphGA:
     population: int = 120
     offspring: int = 70
     mutation_rate: float = 0.067
+
+    uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("population", "offspring"):

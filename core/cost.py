@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
+
 class BudgetSpentError(RuntimeError):
     """All calls of a reward are used up; the record of them stays."""
 

@@ -208,7 +208,9 @@ def _benchmark(arguments: Sequence[str], flags: set[str]) -> int:
 
     (only,), problems = combinations(arguments, False)
     if "many" in flags:
-        problems.append(Problem("-m", "a benchmark runs all its methods, tasks and seeds: list them, as in tasks=[a,b]"))
+        problems.append(
+            Problem("-m", "a benchmark runs all its methods, tasks and seeds: list them, as in tasks=[a,b]")
+        )
     composed = compose(only, "benchmark", {"optimiser": optimisers()})
     if "config" in flags:
         _show([composed])
@@ -250,8 +252,8 @@ def compose(arguments: Sequence[str], name: str = "design", further: Mapping[str
     problems += [_unknown_option(pick, known[pick.key_or_group]) for pick in picks if pick.key_or_group in wrong]
     right = {pick.key_or_group: str(pick.value()) for pick in picks if pick.key_or_group not in wrong}
     choices = {**chosen, **right}
-    config = OmegaConf.merge(_files(name, tuple(choices.items())), dict(further or {}))
-    assert OmegaConf.is_dict(config)
+    config = OmegaConf.create(_files(name, tuple(choices.items())))
+    config.update(further or {})
     # What belongs to a choice that does not exist cannot be judged.
     values = [override for override in parsed if override not in picks and _root(override) not in wrong]
     for override in sorted(values, key=lambda override: not override.key_or_group.endswith(TARGET)):

@@ -36,7 +36,11 @@ def run(plan: Plan, console: Console) -> int:
         text = f"failed: {type(outcome).__name__}: {outcome}" if wrong else _line(outcome)
         style = "red" if wrong else None
         console.print(
-            f"{ended} of {len(plan.units)}  {unit.name}: {text}", style=style, highlight=False, markup=False, soft_wrap=True
+            f"{ended} of {len(plan.units)}  {unit.name}: {text}",
+            style=style,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     done = run_all(plan, heard)

@@ -98,7 +98,14 @@ def prepare(config: Mapping[str, Any], name: str, problems: Sequence[Problem] = 
     for method in methods:
         node, start = config["optimiser"][method], _origin(good, method, config)
         for task in tasks:
-            own = {"benchmark": name, "method": method, "task": task, "calls": good["calls"], "optimiser": node, **start}
+            own = {
+                "benchmark": name,
+                "method": method,
+                "task": task,
+                "calls": good["calls"],
+                "optimiser": node,
+                **start,
+            }
             units += [Unit({**own, "seed": seed}, config["domain"], good["out"], trusted) for seed in seeds]
     out = Path(good["out"]).expanduser()
     numbers = good["calls"], good["workers"]

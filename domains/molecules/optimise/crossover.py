@@ -32,8 +32,8 @@ def crossover(parents: Sequence[str], rng: np.random.Generator) -> str | None:
         parents: two SMILES.
     """
     with quiet():
-        graphs = [opened(smiles) for smiles in parents]
-        if len(graphs) != 2 or None in graphs:
+        graphs = [graph for graph in map(opened, parents) if graph is not None]
+        if len(graphs) != 2:
             return None
         limit = size_limit(rng)
         for _ in range(TRIES):

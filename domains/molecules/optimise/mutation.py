@@ -8,6 +8,7 @@ atoms that are in none; those between them may be.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -77,7 +78,7 @@ def delete_atom(graph: RWMol, rng: np.random.Generator) -> RWMol | None:
     gone = _pick(sites, rng)
     around = [atom.GetIdx() for atom in graph.GetAtomWithIdx(gone).GetNeighbors()]
     chain = [around[index] for index in rng.permutation(degree)]
-    for a, b in zip(chain, chain[1:], strict=False):
+    for a, b in pairwise(chain):
         if graph.GetBondBetweenAtoms(a, b) is None:
             graph.AddBond(a, b, _bond(1))
     graph.RemoveAtom(gone)

@@ -208,11 +208,11 @@ def test_it_resumes_to_the_same_report(
     assert main(small(whole)) == 0
     honest, ran = running.run, []
 
-    def interrupted(unit):
+    def interrupted(unit, on_round):
         if len(ran) == 3:
             raise KeyboardInterrupt
         ran.append(unit.name)
-        return honest(unit)
+        return honest(unit, on_round)
 
     monkeypatch.setattr(running, "run", interrupted)
     assert main(small(parts)) == 130

@@ -43,7 +43,8 @@ def run(plan: Plan, console: Console) -> int:
             soft_wrap=True,
         )
 
-    done = run_all(plan, heard)
+    with console.status(f"{plan.workers} at a time" if plan.workers > 1 else "") as status:
+        done = run_all(plan, heard, lambda unit, calls: status.update(f"{unit.name}: {calls} of {plan.calls} calls"))
     if done:
         _tell(plan, done, console)
     return FAILED if failed else 0

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -105,8 +105,11 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def run(unit: Unit) -> dict[str, Any]:
-    """Run a unit with one thread, write its record and then its summary, and return that."""
+def run(unit: Unit, on_round: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Run a unit with one thread, write its record and then its summary, and return that.
+
+    `on_round` is called with the budget after every round of the optimiser.
+    """
     from ..rewards.budget import Budget
     from ..rewards.molecules import pmo
 
@@ -116,7 +119,7 @@ def run(unit: Unit) -> dict[str, Any]:
     optimiser = build(settings["optimiser"], "optimiser", plugins)
     reward = pmo(settings["task"], budget=Budget(settings["calls"]))
     start = time.monotonic()
-    optimiser.run(domain, reward, generator=generator(unit))
+    optimiser.run(domain, reward, generator=generator(unit), on_round=on_round)
     assert reward.budget is not None
     calls = reward.budget.calls
     _write_record(unit.record, [(call.number, call.text, call.value) for call in calls])

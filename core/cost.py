@@ -11,6 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
+
+class BudgetSpentError(RuntimeError):
+    """All calls of a reward are used up; the record of them stays."""
+
+
 _open: ContextVar[tuple[Meter, ...]] = ContextVar("tiltflow_open_meters", default=())
 
 

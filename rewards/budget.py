@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..core.cost import BudgetSpentError
 
-class BudgetSpentError(RuntimeError):
-    """All calls are used up; the record of them stays."""
+__all__ = ["Budget", "BudgetSpentError", "Call", "top_auc"]
 
 
 @dataclass(frozen=True)

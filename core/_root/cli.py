@@ -10,7 +10,7 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .settings import Plan
 
 COMMANDS = ("pretrain", "verify")
+BENCHMARK = "benchmark="  # an argument that starts so asks for a benchmark
 FLAGS = {"-h": "help", "--help": "help", "help": "help", "-m": "many", "--multirun": "many", "--config": "config"}
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 2, 130
 
@@ -56,13 +57,15 @@ def main(argv: Sequence[str]) -> int:
         return verify(argv[1:])
     command = argv[0] if argv and argv[0] in COMMANDS else "design"
     flags, arguments, problems = _sort(argv[command != "design" :])
+    if command == "design" and any(argument.startswith(BENCHMARK) for argument in arguments):
+        command = "benchmark"
     if "help" in flags:
-        print(options.pretrain_help() if command == "pretrain" else options.design_help())
+        print(_HELP[command]())
         return 0
     try:
         if problems:
             raise ConfigError(problems)
-        return _pretrain(arguments) if command == "pretrain" else _design(arguments, flags)
+        return _RUN[command](arguments, flags)
     except ConfigError as error:
         return _complain(error, command)
 
@@ -72,7 +75,7 @@ def _sort(argv: Sequence[str]) -> tuple[set[str], list[str], list[Problem]]:
     flags = {FLAGS[word] for word in argv if word in FLAGS}
     rest = [word for word in argv if word not in FLAGS]
     strange = [word for word in rest if "=" not in word and not word.startswith("~")]
-    known = [*COMMANDS, *FLAGS]
+    known = [*COMMANDS, *FLAGS, *(BENCHMARK + name for name in options.options("benchmark"))]
     problems = [Problem(word or "''", f"expected key=value or a command{nearest(word, known)}") for word in strange]
     return flags, [word for word in rest if word not in strange], problems
 
@@ -82,7 +85,8 @@ def _complain(error: ConfigError, command: str) -> int:
     print(f"tiltflow: {many} problem{'s' * (many > 1)} in the configuration, nothing was run", file=sys.stderr)
     for problem in error.problems:
         print("  " + str(problem).replace("\n", "\n    "), file=sys.stderr)
-    print(f"See tiltflow {'pretrain ' * (command == 'pretrain')}--help.", file=sys.stderr)
+    words = {"pretrain": "pretrain ", "benchmark": "benchmark=pmo "}.get(command, "")
+    print(f"See tiltflow {words}--help.", file=sys.stderr)
     return BAD_CONFIG
 
 
@@ -180,7 +184,7 @@ def _compare(results: Sequence[Result], console: Any) -> None:
     console.print(f"table: {path}", highlight=False, soft_wrap=True)
 
 
-def _pretrain(arguments: Sequence[str]) -> int:
+def _pretrain(arguments: Sequence[str], flags: set[str]) -> int:
     from rich.console import Console
 
     from .pretrain import prepare, run
@@ -196,15 +200,47 @@ def _pretrain(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _benchmark(arguments: Sequence[str], flags: set[str]) -> int:
+    from rich.console import Console
+
+    from .benchmark.command import run
+    from .benchmark.plan import optimisers, prepare
+
+    (only,), problems = combinations(arguments, False)
+    if "many" in flags:
+        problems.append(
+            Problem("-m", "a benchmark runs all its methods, tasks and seeds: list them, as in tasks=[a,b]")
+        )
+    composed = compose(only, "benchmark", {"optimiser": optimisers()})
+    if "config" in flags:
+        _show([composed])
+    command = shlex.join(["tiltflow", *arguments])
+    plan = prepare(composed.config, composed.choices["benchmark"], [*problems, *composed.problems], command)
+    try:
+        return 0 if "config" in flags else run(plan, Console())
+    except KeyboardInterrupt:
+        print("tiltflow: interrupted; the same command goes on with the runs that are not finished", file=sys.stderr)
+        return INTERRUPTED
+
+
+_RUN: dict[str, Callable[[Sequence[str], set[str]], int]] = {
+    "design": _design,
+    "pretrain": _pretrain,
+    "benchmark": _benchmark,
+}
+_HELP = {"design": options.design_help, "pretrain": options.pretrain_help, "benchmark": options.benchmark_help}
+
+
 # --- composing -----------------------------------------------------------------------------------------------------
 
 
-def compose(arguments: Sequence[str], name: str = "design") -> Composed:
+def compose(arguments: Sequence[str], name: str = "design", further: Mapping[str, Any] | None = None) -> Composed:
     """Put the chosen files of `tiltflow.configs` together and apply the values that were given.
 
     Args:
         arguments: key=value each, without sweeps.
         name: the file that holds the defaults.
+        further: keys that come from no choice, before any value is applied.
     """
     from omegaconf import OmegaConf
 
@@ -217,6 +253,7 @@ def compose(arguments: Sequence[str], name: str = "design") -> Composed:
     right = {pick.key_or_group: str(pick.value()) for pick in picks if pick.key_or_group not in wrong}
     choices = {**chosen, **right}
     config = OmegaConf.create(_files(name, tuple(choices.items())))
+    config.update(further or {})
     # What belongs to a choice that does not exist cannot be judged.
     values = [override for override in parsed if override not in picks and _root(override) not in wrong]
     for override in sorted(values, key=lambda override: not override.key_or_group.endswith(TARGET)):

@@ -21,6 +21,7 @@ usage
   tiltflow --config [key=value ...]  print the whole configuration, check it, and stop
   tiltflow pretrain key=value ...    train a model, oracles or reference statistics (tiltflow pretrain --help)
   tiltflow verify [--fast ...]       how exact is each method? (tiltflow verify --help)
+  tiltflow benchmark=pmo [...]       how far does each optimiser of molecules get? (tiltflow benchmark=pmo --help)
   tiltflow --version
 
 examples
@@ -55,6 +56,20 @@ Own sequences: relatives (a common 20-mer, or most positions equal) stay on one 
 motifs=shipped are the fungal motifs of JASPAR 2022; motifs=my.pfm are others, motifs=null none.
 Beside the result lie its card (.md) and the validation curve (.curve.json, .curve.png). An interrupted training goes on
 from the last validation when the same command is given again.
+"""
+_BENCHMARK_USAGE = """\
+tiltflow benchmark=pmo [key=value ...]: methods against each other and against published numbers
+
+examples
+  tiltflow benchmark=pmo tasks=[qed,median1] methods=[graph_ga,prior] calls=500 seeds=1    a first look, a minute
+  tiltflow benchmark=pmo workers=8                                                         all of it
+  tiltflow benchmark=pmo methods=[graph_ga] optimiser.graph_ga.population=200 out=runs/larger
+  tiltflow benchmark=pmo methods=[mine] optimiser.mine={_target_:mypackage.Mine} plugins=[mypackage]
+"""
+_BENCHMARK_NOTES = """\
+Each method, task and seed is a run whose calls are kept in out/<method>/<task>/<seed>.csv.gz, with a summary in JSON beside
+it. The same command goes on with the runs that are not finished; records of other settings are refused. In the end there are
+report.md, report.json and report.png in `out`, and a table on the terminal.
 """
 _MOLECULE_KEYS = {
     "data_dir": "folder of the public data; not needed for source=rdkit",
@@ -127,6 +142,27 @@ def pretrain_help() -> str:
     return "\n".join([_PRETRAIN_USAGE, *dna, *_molecule_keys(), _PRETRAIN_NOTES])
 
 
+def benchmark_help() -> str:
+    """What `tiltflow benchmark=pmo --help` prints."""
+    from .benchmark.plan import KEYS
+
+    name = next(iter(options("benchmark")))
+    given = {**read("benchmark"), **read(f"benchmark/{name}")}
+    keys = [f"  {f'{key}={_short(given[key])}':18}  {meaning}" for key, meaning in KEYS.items()]
+    return "\n".join([_BENCHMARK_USAGE, *_benchmark_choices(), "keys", *keys, "", _BENCHMARK_NOTES])
+
+
+def _benchmark_choices() -> Iterator[str]:
+    yield "benchmarks"
+    yield from (f"  {name:17} {meaning}" for name, meaning in options("benchmark").items())
+    yield "\nmethods, and below each its own keys"
+    for name, meaning in options("optimiser").items():
+        yield f"  {name:17} {meaning}"
+        flat = _flat(read(f"optimiser/{name}"), f"optimiser.{name}.", inside=True)
+        yield from (f"{'':20}{line}" for line in wrap(" ".join(flat), 97))
+    yield "\ndomain=molecules (domain.prior=..., see tiltflow --help)\n"
+
+
 def _molecule_keys() -> Iterator[str]:
     name = "pretrain_molecules"
     yield "with domain=molecules one part is made, the model with statistics to compare with; keys beside out, seed, threads"
@@ -155,10 +191,11 @@ def _own_keys(group: str, option: str) -> str:
     return " ".join(_flat(content, "" if group == "part" else f"{group}."))
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _flat(node: Mapping[str, Any], prefix: str = "", inside: bool = False) -> Iterator[str]:
+    """The plain keys of a node; `inside`: those of the nodes in it that have a target too."""
     for key, value in node.items():
-        if isinstance(value, dict) and TARGET not in value:
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and (inside or TARGET not in value):
+            yield from _flat(value, f"{prefix}{key}.", inside)
         elif key != TARGET and not _nested(value):
             yield f"{prefix}{key}={_short(value)}"
 

@@ -39,14 +39,15 @@ def _unbeaten(part: Tensor, rivals: Tensor) -> Tensor:
 
 
 def hypervolume(values: Tensor, reference: Sequence[float] | Tensor) -> float:
-    """Volume of the region that the points dominate above `reference`, exact in two and three dimensions.
+    """Volume of the region that the points dominate above `reference`, exact.
 
     The measure of Zitzler and Thiele (IEEE Transactions on Evolutionary Computation 3:257, 1999): of all that is at least
-    `reference` and at most some point, in every objective. In two dimensions the area under a staircase; in three the sum
-    over slices between the levels of the third objective of the area that the points above a slice span in the others.
+    `reference` and at most some point, in every objective. In two dimensions the area under a staircase; in more the sum
+    over slices between the levels of the last objective of the volume that the points above a slice span in the others.
+    Time grows as the size of the front to the power M - 1: a second for 100 points in four dimensions.
 
     Args:
-        values: `[N, M]`, M = 2 or 3, larger is better; points not above `reference` everywhere, or with NaN, add nothing.
+        values: `[N, M]`, M at least 2, larger is better; points not above `reference` everywhere, or with NaN, add nothing.
         reference: `[M]`, in the units of the objectives.
 
     Raises:
@@ -58,12 +59,12 @@ def hypervolume(values: Tensor, reference: Sequence[float] | Tensor) -> float:
         raise ValueError(
             f"reference {corner.tolist()}: expected {points.shape[1]} finite numbers, one for each objective"
         )
-    if points.shape[1] not in (2, 3):
-        raise ValueError(f"{points.shape[1]} objectives: the exact volume is for 2 or 3")
+    if points.shape[1] < 2:
+        raise ValueError("one objective: its volume is no more than the best value; expected 2 or more")
     above = (points - corner)[(points > corner).all(1)]
     if not bool(above.isfinite().all()):
         raise ValueError("an infinite value: expected finite objectives, or a finite cap on them first")
-    return _area(above) if points.shape[1] == 2 else _volume(above)
+    return _volume(above)
 
 
 def _area(points: Tensor) -> float:
@@ -76,12 +77,14 @@ def _area(points: Tensor) -> float:
 
 
 def _volume(points: Tensor) -> float:
-    """Volume of the union of the boxes of points `[N, 3]` > 0, slice by slice from the top."""
+    """Volume of the union of the boxes of points `[N, M]` > 0, slice by slice from the top of the last objective."""
     front = points[pareto_front(points)]
-    ordered = front[front[:, 2].argsort(descending=True)]
-    below = torch.cat([ordered[1:, 2], ordered.new_zeros(1)]) if len(ordered) else ordered[:, 2]
-    heights = ordered[:, 2] - below
-    return sum(float(height) * _area(ordered[: n + 1, :2]) for n, height in enumerate(heights) if height > 0)
+    if points.shape[1] == 2:
+        return _area(front)
+    ordered = front[front[:, -1].argsort(descending=True)]
+    below = torch.cat([ordered[1:, -1], ordered.new_zeros(1)]) if len(ordered) else ordered[:, -1]
+    heights = ordered[:, -1] - below
+    return sum(float(height) * _volume(ordered[: n + 1, :-1]) for n, height in enumerate(heights) if height > 0)
 
 
 def _points(values: Tensor) -> Tensor:

@@ -46,9 +46,9 @@ def test_volumes_by_hand() -> None:
     assert hypervolume(torch.zeros(0, 3), [0, 0, 0]) == 0
 
 
-@pytest.mark.parametrize("objectives", [2, 3])
+@pytest.mark.parametrize("objectives", [2, 3, 4, 5])
 def test_volumes_against_monte_carlo(objectives: int) -> None:
-    values, reference = points(30, objectives, seed=1), [0.1] * objectives
+    values, reference = points(30 if objectives < 5 else 12, objectives, seed=1), [0.1] * objectives
     draws = points(200_000, objectives, seed=2)
     covered = (draws >= 0.1).all(1) & torch.stack([(draws <= row).all(1) for row in values]).any(0)
     share = float(covered.double().mean())
@@ -66,7 +66,7 @@ def test_a_third_objective_that_is_equal_gives_area_times_height() -> None:
     ("values", "reference", "message"),
     [
         (torch.zeros(3), [0], r"shape \[3\]: expected \[N, M\]"),
-        (torch.zeros(3, 4), [0] * 4, "4 objectives: the exact volume is for 2 or 3"),
+        (torch.zeros(3, 1), [0], "one objective: its volume is no more than the best value"),
         (torch.zeros(3, 2), [0] * 3, "expected 2 finite numbers"),
         (torch.zeros(3, 2), [0, -math.inf], "expected 2 finite numbers"),
         (torch.tensor([[math.inf, 1.0]]), [0, 0], "an infinite value"),

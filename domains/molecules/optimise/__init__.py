@@ -14,12 +14,15 @@
 
 from .base import Optimiser, Scored, natural, numpy_generator, rounds, until_spent
 from .crossover import crossover
+from .evolution import Evolution, Learning
 from .graph_ga import GraphGA
 from .mutation import mutate
 from .steered import Random, Steered
 
 __all__ = [
+    "Evolution",
     "GraphGA",
+    "Learning",
     "Optimiser",
     "Random",
     "Scored",

@@ -174,7 +174,7 @@ def facts(diffusion: Diffusion, corpus: Corpus, settings: Pretraining, seed: int
         "validation_molecules": len(corpus.validation),
         "validation_nelbo": round(float(found.mean()), 4),
         "validation_nelbo_sem": round(float(found.std() / len(found) ** 0.5), 4),
-        **{f"markov_{order}": round(markov_nats(corpus, order), 4) for order in (0, 3)},
+        **{f"markov_{order}": round(markov_nats(corpus, order), 4) for order in range(4)},
         "steps": settings.steps,
         "batch": settings.batch,
         "seed": seed,

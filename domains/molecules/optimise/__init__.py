@@ -17,6 +17,7 @@ from .crossover import crossover
 from .evolution import Evolution, Learning
 from .graph_ga import GraphGA
 from .mutation import mutate
+from .search import Search
 from .steered import Random, Steered
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Optimiser",
     "Random",
     "Scored",
+    "Search",
     "Steered",
     "crossover",
     "mutate",

@@ -54,6 +54,7 @@ __all__ = [
     "pinned",
     "quiet",
     "segment",
+    "structures",
     "symbols",
 ]
 
@@ -205,6 +206,19 @@ def decode(tokens: Tensor) -> list[str]:
         return [_smiles("".join(row)) for row in rows]
 
 
+def structures(tokens: Tensor) -> list[Mol | None]:
+    """rdkit molecules of each row of tokens `[B, L]`, None where `decode` gives "".
+
+    Atoms stand in the order of their symbols: where rows begin with the same symbols, their molecules begin with the same atoms.
+
+    Raises:
+        MoleculeError: as `decode` does.
+    """
+    rows = symbols(tokens)
+    with quiet(), pinned():
+        return [_structure("".join(row)) for row in rows]
+
+
 def symbols(tokens: Tensor) -> list[list[str]]:
     """SELFIES symbols of each row of tokens `[B, L]`, without `[nop]`.
 
@@ -280,9 +294,16 @@ def _smiles(text: str) -> str:
     """
     from rdkit import Chem
 
-    selfies = package()
-    found = Chem.MolFromSmiles(selfies.decoder(text)) if text else None
-    return "" if found is None else str(Chem.MolToSmiles(_filled(found)))
+    found = _structure(text)
+    return "" if found is None else str(Chem.MolToSmiles(found))
+
+
+def _structure(text: str) -> Mol | None:
+    """The molecule of a SELFIES, or None. Call under `pinned` and `quiet`."""
+    from rdkit import Chem
+
+    found = Chem.MolFromSmiles(package().decoder(text)) if text else None
+    return None if found is None or not found.GetNumAtoms() else _filled(found)
 
 
 def _filled(found: Mol) -> Mol:

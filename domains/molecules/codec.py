@@ -308,7 +308,9 @@ def _block(smiles: str, name: str, properties: Mapping[str, str]) -> str:
     found = Chem.MolFromSmiles(smiles)
     found.SetProp("_Name", name)
     rdDepictor.Compute2DCoords(found)
-    data = "".join(f"> <{key}>\n{value}\n\n" for key, value in properties.items())
+    data = "".join(
+        f"> <{key}>\n{value}\n\n" for key, value in properties.items() if value
+    )  # an empty line would end it
     return f"{Chem.MolToMolBlock(found)}{data}$$$$\n"
 
 

@@ -121,6 +121,13 @@ class Molecular:
         return {name: torch.tensor([row.get(name, math.nan) for row in columns]).double() for name in names}
 
     @property
+    def directions(self) -> dict[str, str]:
+        """Which way each part of a profile is to go, by name; empty for a single property, or a curve of the whole."""
+        if not isinstance(self.scorer, Profile) or callable(self.aim):
+            return {}
+        return {part.label: self.aim for part in self.scorer.parts}
+
+    @property
     def counts(self) -> Counts:
         """How many molecules were scored, remembered, failed and late."""
         return self._box.counts

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...molecules import LENGTH, MoleculeError, decode, encode, encode_one, quiet
+from ...molecules import LENGTH, decode, encode, encode_one
+from ...smiles import MoleculeError, quiet
 from ..files import CodecError, listing, quoted, read_text, write_text
 from ..records import Columns, parse_csv
 from .data import reason

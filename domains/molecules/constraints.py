@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...molecules import ALPHABET, LENGTH, MASK, PAD, SYMBOLS, MoleculeError, molecule, package, pinned, quiet, segment
+from ...molecules import ALPHABET, LENGTH, MASK, PAD, SYMBOLS, package, pinned, segment
+from ...smiles import MoleculeError, molecule, quiet
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

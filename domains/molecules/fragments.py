@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...core.diffusion import Diffusion, check_count
-from ...molecules import MASK, PAD, MoleculeError, decode, encode_one, molecule, quiet, structures
+from ...molecules import MASK, PAD, decode, encode_one, structures
+from ...smiles import MoleculeError, molecule, quiet
 from .constraints import TemplateError, link, opened, stars, tokens_of
 
 if TYPE_CHECKING:

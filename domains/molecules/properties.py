@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...molecules import molecule, quiet
+from ...smiles import molecule, quiet
 from .data import scaffold_of
 
 if TYPE_CHECKING:

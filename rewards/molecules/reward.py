@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...smiles import MAX_ATOMS, MoleculeError, parse
 from ..blackbox import BlackBox, Counts
 from ..budget import Budget, BudgetSpentError
 from .curves import Curve
 from .profile import Profile, Scorer, label
 from .scoring import INVALID, Scoring
-from .structure import MAX_ATOMS, MoleculeError, parse
 
 
 @dataclass

@@ -103,7 +103,11 @@ def test_pretraining_makes_the_shipped_prior_of_molecules() -> None:
 
     content = options.read("pretrain_molecules")
     shipped, _ = read_prior("zinc")
-    assert {**content["network"], "vocab": len(ALPHABET), "length": content["length"]} == shipped.denoiser.network.settings
+    assert {
+        **content["network"],
+        "vocab": len(ALPHABET),
+        "length": content["length"],
+    } == shipped.denoiser.network.settings
 
 
 def test_pretraining_makes_the_shipped_prior() -> None:

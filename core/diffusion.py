@@ -216,7 +216,9 @@ class Diffusion:
             clash = clash | ((fixed != mask) & ~held)
         if bool(clash.any()):
             clashing = clash.nonzero()[:, -1].unique().tolist()
-            raise ValueError(f"Site(s) {clashing[:10]} (counted from 0) are fixed or restricted to other tokens already.")
+            raise ValueError(
+                f"Site(s) {clashing[:10]} (counted from 0) are fixed or restricted to other tokens already."
+            )
         return fixed
 
 

@@ -60,6 +60,17 @@ def no_figures(sets: Mapping[str, Any]) -> Iterable[Drawing]:
     return ()
 
 
+class Describe(Protocol):
+    """What the field says of each sample x `[B, *shape]`, for tables: {column: B texts or numbers}."""
+
+    def __call__(self, x: Tensor) -> Mapping[str, Sequence[Any]]: ...
+
+
+def nothing_to_say(x: Tensor) -> Mapping[str, Sequence[Any]]:
+    """No column."""
+    return {}
+
+
 class Export(Protocol):
     """Write samples in the field's own formats: returns the files written."""
 
@@ -89,6 +100,7 @@ class Domain:
         export: writes samples in the field's formats.
         reference: statistics of natural data that metrics and figures compare with.
         figures: draws what only this field can; see `Figures`.
+        describe: what it says of each sample, beside rewards, for tables; see `Describe`.
         site: what one site is called, for reports: "base".
         unit: what one sample is called, for reports: "sequence", "molecule".
         constraints: what the sampler enforces, in words, for reports; empty where nothing is constrained.
@@ -104,6 +116,7 @@ class Domain:
     export: Export
     reference: Any
     figures: Figures = no_figures
+    describe: Describe = nothing_to_say
     site: str = "site"
     unit: str = "sequence"
     constraints: str = ""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .canvas import DESIGNS, NATURAL, PRETRAINED, finish, legend_below, panels
+from .canvas import DESIGNS, INK, NATURAL, PRETRAINED, finish, legend_below, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["reward_against_kl", "reward_histogram", "reward_vs_naturalness", "trace", "training"]
+__all__ = ["pareto", "reward_against_kl", "reward_histogram", "reward_vs_naturalness", "trace", "training"]
 
 _Cloud = tuple[Tensor, Tensor]  # reward [B], NELBO [B] in nats per site
 
@@ -106,6 +106,57 @@ def trace(columns: Mapping[str, Tensor], label: str = "value", *, title: str | N
     finish(rows[-1], "time t (1: noise, 0: data)", "median, 10 to 90 %", title or f"Value along the steps: {label}")
     rows[-1].set_xlim(1, 0)
     return figure
+
+
+def pareto(
+    clouds: Mapping[str, Tensor],
+    front: Tensor,
+    names: Sequence[str],
+    lower: Sequence[bool] = (),
+    *,
+    title: str = "Objectives against each other",
+) -> Figure:
+    """Samples by their objectives, a panel for each pair of them; designs that no other design beats have a ring.
+
+    Two objectives have a line along the front: what is below it in both is beaten. With more, the rings are the front of
+    all of them together, which may lie inside of the cloud of a pair.
+
+    Args:
+        clouds: objectives `[n, M]` of the sets "natural", "pretrained" and "designs"; rows that are not finite are left out.
+        front: bool `[n]`, which designs are in the front.
+        names: of the M objectives, 2 to 4. lower: which of them are better when lower (default: none).
+    """
+    from itertools import combinations
+
+    from matplotlib.figure import Figure
+
+    pairs = list(combinations(range(len(names)), 2))
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(max(7.0, 4.4 * columns), 0.8 + 4.2 * rows), layout="constrained", facecolor="white")
+    cells = figure.subplots(rows, columns, squeeze=False).flatten()
+    below = [*lower, *[False] * len(names)][: len(names)]
+    axes_names = [f"{name} (lower is better)" * down or name for name, down in zip(names, below, strict=True)]
+    for index, (axes, (x, y)) in enumerate(zip(cells, pairs, strict=True)):
+        for name, (colour, marker, size) in _SETS.items():
+            if name in clouds:
+                points = _on_cpu(clouds[name])
+                kept = points.isfinite().all(1)
+                shown: dict[str, Any] = {"label": _counted(name, kept), "c": colour, "marker": marker, "s": size}
+                axes.scatter(points[kept, x].numpy(), points[kept, y].numpy(), alpha=0.65, linewidths=0, **shown)
+        best = _on_cpu(clouds["designs"])[front.cpu()][:, [x, y]]
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.2, "s": 60}
+        axes.scatter(best[:, 0].numpy(), best[:, 1].numpy(), label=f"front of the designs ({len(best)})", **ring)
+        if len(names) == 2:
+            ordered = best[best[:, 0].argsort()].numpy()
+            # Up to a point from the side on which it beats others.
+            axes.step(ordered[:, 0], ordered[:, 1], where="post" if below[0] else "pre", color=INK, linewidth=1)
+        finish(axes, axes_names[x], axes_names[y], "" if index else title)
+    legend_below(cells[(rows - 1) * columns])
+    return figure
+
+
+_SETS = {"natural": (NATURAL, ".", 30), "pretrained": (PRETRAINED, "o", 26), "designs": (DESIGNS, "D", 26)}
 
 
 _LOOKS = (

@@ -6,9 +6,10 @@ Everything is imported where it is first used, so that this package costs nothin
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from ..lazily import lazily
 
 if TYPE_CHECKING:
     from .blackbox import BlackBox, BlackBoxError
@@ -59,17 +60,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(f".{module}", __name__), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
 
 class _Package(ModuleType):

@@ -204,6 +204,11 @@ class _Combination:
         values = {id(reward): _evaluate(reward, x) for reward in {id(r): r for r in self._rewards()}.values()}
         return {term.label: term.part(values[id(term.reward)]) for term in self.terms}
 
+    @property
+    def directions(self) -> dict[str, str]:
+        """ "maximize" or "minimize" for each part that is an objective, by name: a `Require` is none."""
+        return {term.label: term.direction for term in self._wanted()}
+
     def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The whole, float64 `[B]`, of what `parts` returned."""
         raise NotImplementedError

@@ -88,12 +88,13 @@ def test_a_composed_pretraining_has_the_keys_of_its_part(part: str) -> None:
     assert set(composed.config) == {field.name for field in fields(PARTS[part])}
 
 
-def test_a_composed_pretraining_of_molecules_has_the_keys_of_its_part() -> None:
+@pytest.mark.parametrize("part", ["molecules", "properties"])
+def test_a_composed_pretraining_of_molecules_has_the_keys_of_its_part(part: str) -> None:
     from tiltflow.pretrain import PARTS
 
-    composed = compose(["domain=molecules"], "pretrain_molecules")
+    composed = compose(["domain=molecules"], f"pretrain_{part}")
     assert composed.problems == []
-    assert set(composed.config) == {field.name for field in fields(PARTS["molecules"])}
+    assert set(composed.config) == {field.name for field in fields(PARTS[part])}
 
 
 def test_pretraining_makes_the_shipped_prior_of_molecules() -> None:
@@ -102,7 +103,11 @@ def test_pretraining_makes_the_shipped_prior_of_molecules() -> None:
 
     content = options.read("pretrain_molecules")
     shipped, _ = read_prior("zinc")
-    assert {**content["network"], "vocab": len(ALPHABET), "length": 72} == shipped.denoiser.network.settings
+    assert {
+        **content["network"],
+        "vocab": len(ALPHABET),
+        "length": content["length"],
+    } == shipped.denoiser.network.settings
 
 
 def test_pretraining_makes_the_shipped_prior() -> None:

@@ -190,8 +190,12 @@ def _pretrain(arguments: Sequence[str], flags: set[str]) -> int:
     from .pretrain import prepare, run
 
     (only,), problems = combinations(arguments, False)
-    composed = compose(only, "pretrain_molecules" if "domain=molecules" in only else "pretrain")
-    part = composed.choices.get("part", "molecules")
+    file, part = "pretrain", ""
+    if "domain=molecules" in only:
+        part = "properties" if "part=properties" in only else "molecules"
+        file = f"pretrain_{part}"
+    composed = compose(only, file)
+    part = composed.choices.get("part", part)
     try:
         return run(prepare(composed.config, part, [*problems, *composed.problems]), Console())
     except KeyboardInterrupt:

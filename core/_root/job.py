@@ -154,7 +154,7 @@ def _write_samples(plan: Plan, folder: Path, samples: Samples, scored: Scored) -
     kept = _kept(samples.reward)
     chosen = samples[kept]
     columns = {"reward": chosen.reward, "log_weight": chosen.log_weight, **scored.rows(kept).columns}
-    plan.domain.export(folder, chosen, columns)
+    plan.domain.export(folder, chosen, {**columns, **plan.domain.describe(chosen.x)})
 
 
 def _table(domain: Domain, path: Path, scored: Scored) -> None:

@@ -1,4 +1,5 @@
-"""What `tiltflow pretrain domain=molecules` makes: a prior of molecules, and the statistics that designs are compared with."""
+"""What `tiltflow pretrain domain=molecules` makes: a prior of molecules with the statistics that designs are compared with, or
+the oracles of measured properties."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .core.pretraining import Pretraining
 from .parts import bar, write_card, write_curve
+from .rewards.molecules import PROPERTIES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .domains.molecules import Library
     from .domains.molecules.pretrain import Corpus
 
+MoleculePart = Literal["prior", "properties"]
 REFERENCE = 2000  # held-out molecules whose statistics are kept
 
 
@@ -42,6 +45,7 @@ class MoleculePrior:
     """
 
     domain: Literal["molecules"]
+    part: MoleculePart
     data_dir: str | None
     source: Literal["zinc", "qm9", "rdkit"] | None
     sequences: str | None
@@ -108,6 +112,44 @@ class MoleculePrior:
             library = prepare(smiles, length=self.length, on_step=on_step)
         console.print(str(library), highlight=False)
         return library, TITLES[name]
+
+
+@dataclass(frozen=True)
+class MoleculeProperties:
+    """The oracles of logD and logS with their judges, as they come with tiltflow: see `tiltflow.rewards.molecules.Property`.
+
+    Args:
+        data_dir: folder with the public tables, or with `molecules/` that has them.
+    """
+
+    domain: Literal["molecules"]
+    part: MoleculePart
+    data_dir: str | None
+    out: str
+    seed: int
+    threads: int | None
+
+    targets: ClassVar[tuple[str, ...]] = tuple(
+        f"{name}{end}.safetensors" for name in PROPERTIES for end in ("", "_heldout")
+    )
+    sequences: ClassVar[None] = None  # there is no own data for them
+
+    @property
+    def path(self) -> Path:
+        """The first file that is made."""
+        return Path(self.out).expanduser() / self.targets[0]
+
+    def make(self, console: Console) -> None:
+        """Fit oracles and judges, write them with their cards, and say how good they are."""
+        from .rewards.molecules import train_properties
+
+        data, out = Path(str(self.data_dir)).expanduser(), self.path.parent
+
+        def say(line: str) -> None:
+            console.print(line, highlight=False)
+
+        train_properties(data, out, seed=self.seed, progress=say)
+        say(f"{out}: the files that tiltflow.rewards.molecules.Property reads, each with its card")
 
 
 @contextmanager

@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .smiles import MoleculeError, molecule, quiet, shortened
+
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
@@ -45,15 +47,13 @@ __all__ = [
     "SYMBOLS",
     "WORDS",
     "MoleculeError",
-    "canonical",
     "decode",
     "encode",
     "encode_one",
-    "molecule",
     "package",
     "pinned",
-    "quiet",
     "segment",
+    "structures",
     "symbols",
 ]
 
@@ -70,7 +70,6 @@ ALPHABET: tuple[str, ...] = ("[nop]", *SYMBOLS, *WORDS)
 PAD = 0  # [nop]
 MASK = len(ALPHABET)  # the token that stands for "not drawn yet"
 LENGTH = 24  # tokens of every row
-MAX_CHARACTERS = 1000  # of a SMILES; what fits in a row is written with fewer, and some programs' limits end here
 
 #: Most bonds of an atom by element and charge: the defaults of selfies 2.2, "?" for all others.
 CAPACITY: dict[str, int] = {
@@ -90,44 +89,6 @@ _LONGEST = max(map(len, _SPLIT))
 _PINNED = threading.RLock()  # the constraints of selfies are global to the process
 
 
-class MoleculeError(ValueError):
-    """Text or a tensor that is not the molecule it should be; the message says where and how to fix it."""
-
-
-def canonical(smiles: str) -> str:
-    """rdkit's canonical SMILES of a molecule, stereochemistry kept.
-
-    Raises:
-        MoleculeError: the text is no SMILES or no possible molecule; says why.
-    """
-    from rdkit import Chem
-
-    return str(Chem.MolToSmiles(molecule(smiles)))
-
-
-def molecule(smiles: str) -> Mol:
-    """The rdkit molecule of a SMILES; rdkit's own messages are kept for the error instead of printed.
-
-    Raises:
-        MoleculeError: not text, empty, too long, control characters or blanks inside, or refused by rdkit.
-    """
-    from rdkit import Chem
-
-    with quiet():
-        found = Chem.MolFromSmiles(_checked(smiles), sanitize=False)
-        if found is None or found.GetNumAtoms() == 0:
-            raise MoleculeError(f"{_shown(smiles)} is not SMILES: check brackets, ring digits and element symbols")
-        faults = Chem.DetectChemistryProblems(found)
-        if faults:
-            raise MoleculeError(f"{_shown(smiles)} is no possible molecule: {faults[0].Message()}")
-        try:
-            Chem.SanitizeMol(found)
-            Chem.AssignStereochemistry(found, cleanIt=True, force=True)
-        except (ValueError, RuntimeError) as error:
-            raise MoleculeError(f"{_shown(smiles)} is no possible molecule: {_first_line(error)}") from error
-    return found
-
-
 def encode(smiles: Iterable[str], length: int = LENGTH) -> Tensor:
     """Tokens int64 `[N, length]` of N SMILES: the words of each one's canonical form, then `[nop]`.
 
@@ -138,7 +99,7 @@ def encode(smiles: Iterable[str], length: int = LENGTH) -> Tensor:
         MoleculeError: the first SMILES that cannot be encoded, by its position from 1, and why.
     """
     if isinstance(smiles, str):
-        raise MoleculeError(f"one text came, {_shown(smiles)}; expected several, so write [text]")
+        raise MoleculeError(f"one text came, {shortened(smiles)}; expected several, so write [text]")
     rows = []
     for number, text in enumerate(smiles, 1):
         try:
@@ -155,17 +116,17 @@ def encode_one(smiles: str, length: int = LENGTH) -> tuple[str, list[int]]:
     found = molecule(smiles)
     count = found.GetNumHeavyAtoms()
     if count > length * _LONGEST:  # before anything that takes long
-        raise MoleculeError(f"{_shown(smiles)} has {count} heavy atoms; {length} tokens cannot hold them")
+        raise MoleculeError(f"{shortened(smiles)} has {count} heavy atoms; {length} tokens cannot hold them")
     text = str(Chem.MolToSmiles(found))
     if any(atom.GetNumRadicalElectrons() for atom in found.GetAtoms()):
-        raise MoleculeError(f"{_shown(text)} has unpaired electrons; write the hydrogens that are missing")
+        raise MoleculeError(f"{shortened(text)} has unpaired electrons; write the hydrogens that are missing")
     if "." in text:
         parts = text.split(".")
-        hint = f"expected one, such as {_shown(max(parts, key=len))}"
-        raise MoleculeError(f"{_shown(text)} has {len(parts)} fragments; {hint}")
+        hint = f"expected one, such as {shortened(max(parts, key=len))}"
+        raise MoleculeError(f"{shortened(text)} has {len(parts)} fragments; {hint}")
     tokens = segment(_selfies(text), text)
     if len(tokens) > length:
-        raise MoleculeError(f"{_shown(text)} takes {len(tokens)} words; at most {length} fit")
+        raise MoleculeError(f"{shortened(text)} takes {len(tokens)} words; at most {length} fit")
     return text, tokens + [PAD] * (length - len(tokens))
 
 
@@ -181,7 +142,7 @@ def segment(written: Sequence[str], text: str = "") -> list[int]:
     unknown = [symbol for symbol in written if (symbol,) not in _INDEX]
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
-        raise MoleculeError(f"{_shown(text)} needs {names}, which the alphabet does not have")
+        raise MoleculeError(f"{shortened(text)} needs {names}, which the alphabet does not have")
     tokens, start = [], 0
     while start < len(written):
         sizes = range(min(_LONGEST, len(written) - start), 0, -1)
@@ -205,6 +166,19 @@ def decode(tokens: Tensor) -> list[str]:
         return [_smiles("".join(row)) for row in rows]
 
 
+def structures(tokens: Tensor) -> list[Mol | None]:
+    """rdkit molecules of each row of tokens `[B, L]`, None where `decode` gives "".
+
+    Atoms stand in the order of their symbols: where rows begin with the same symbols, their molecules begin with the same atoms.
+
+    Raises:
+        MoleculeError: as `decode` does.
+    """
+    rows = symbols(tokens)
+    with quiet(), pinned():
+        return [_structure("".join(row)) for row in rows]
+
+
 def symbols(tokens: Tensor) -> list[list[str]]:
     """SELFIES symbols of each row of tokens `[B, L]`, without `[nop]`.
 
@@ -213,18 +187,6 @@ def symbols(tokens: Tensor) -> list[list[str]]:
     """
     rows = _tokens(tokens).tolist()
     return [[symbol for token in row if token != PAD for symbol in _SPLIT[token]] for row in rows]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """rdkit prints nothing inside; what was set before is set again after."""
-    from rdkit.rdBase import BlockLogs
-
-    blocked = BlockLogs()
-    try:
-        yield
-    finally:
-        del blocked
 
 
 def package() -> Any:
@@ -263,7 +225,7 @@ def _selfies(text: str) -> Sequence[str]:
         with pinned():
             return list(selfies.split_selfies(selfies.encoder(text)))
     except selfies.EncoderError as error:
-        raise MoleculeError(f"{_shown(text)} has no SELFIES: {_reason(error)}") from error
+        raise MoleculeError(f"{shortened(text)} has no SELFIES: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -280,9 +242,16 @@ def _smiles(text: str) -> str:
     """
     from rdkit import Chem
 
-    selfies = package()
-    found = Chem.MolFromSmiles(selfies.decoder(text)) if text else None
-    return "" if found is None else str(Chem.MolToSmiles(_filled(found)))
+    found = _structure(text)
+    return "" if found is None else str(Chem.MolToSmiles(found))
+
+
+def _structure(text: str) -> Mol | None:
+    """The molecule of a SELFIES, or None. Call under `pinned` and `quiet`."""
+    from rdkit import Chem
+
+    found = Chem.MolFromSmiles(package().decoder(text)) if text else None
+    return None if found is None or not found.GetNumAtoms() else _filled(found)
 
 
 def _filled(found: Mol) -> Mol:
@@ -302,32 +271,6 @@ def _filled(found: Mol) -> Mol:
     found.UpdatePropertyCache()
     Chem.AssignStereochemistry(found, cleanIt=True, force=True)
     return found
-
-
-def _checked(smiles: Any) -> str:
-    """`smiles` without blanks around it, if it can be one at all."""
-    if not isinstance(smiles, str):
-        raise MoleculeError(f"a {type(smiles).__name__} came; expected SMILES text")
-    text = smiles.strip()
-    if not text:
-        raise MoleculeError("empty text; expected SMILES such as CCO")
-    if len(text) > MAX_CHARACTERS:
-        raise MoleculeError(f"{_shown(text)} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
-    for position, letter in enumerate(text, 1):
-        if not "!" <= letter <= "~":
-            raise MoleculeError(
-                f"{_shown(text)}: {letter!r} at position {position}; expected SMILES only, without a name"
-            )
-    return text
-
-
-def _shown(text: str) -> str:
-    """`text` for a message: escaped, and cut where it is long."""
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ examples
   tiltflow pretrain domain=molecules                                         of molecules that come with rdkit
   tiltflow pretrain domain=molecules data_dir=data source=zinc               the shipped model of molecules
   tiltflow pretrain domain=molecules sequences=mine.smi unreadable=skip      your own: SMILES, CSV (column=smiles) or SDF
+  tiltflow pretrain domain=molecules part=properties data_dir=data           the shipped oracles of logD and logS
 """
 _PRETRAIN_NOTES = """\
 Own sequences: relatives (a common 20-mer, or most positions equal) stay on one side of a split unless relatives=false.
@@ -165,7 +166,8 @@ def _benchmark_choices() -> Iterator[str]:
 
 def _molecule_keys() -> Iterator[str]:
     name = "pretrain_molecules"
-    yield "with domain=molecules one part is made, the model with statistics to compare with; keys beside out, seed, threads"
+    yield "with domain=molecules part=properties makes the oracles of logD and logS out of data_dir; keys: out, seed, threads"
+    yield "with domain=molecules part=prior, the default, the model with statistics to compare with; keys beside these"
     yield from list(_keys(name, _MOLECULE_KEYS))[1:-1]
     given = read(name)
     own = _flat({group: given[group] for group in ("training", "network")})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .dna import ALPHABET
 from .domains.dna.data import SOURCE
 from .domains.molecules.data import SOURCE as MOLECULES
-from .molecule_parts import MoleculePrior
+from .molecule_parts import MoleculePrior, MoleculeProperties
 from .oracles import Oracles
 from .parts import SHIPPED, Part, Prior, Statistics
 from .schema import BROKEN, Builder, ConfigError, Problem, explain, shown
@@ -29,15 +29,17 @@ OWN_ONLY: dict[str, Any] = {
     "wrong_length": "error",
     "flanks": "error",
 }
-PARTS: dict[str, type[Part | MoleculePrior]] = {
+AnyPart = Part | MoleculePrior | MoleculeProperties
+PARTS: dict[str, type[AnyPart]] = {
     "prior": Prior,
     "oracles": Oracles,
     "reference": Statistics,
     "molecules": MoleculePrior,
+    "properties": MoleculeProperties,
 }
 
 
-def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = ()) -> Part | MoleculePrior:
+def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = ()) -> AnyPart:
     """Check and build what a configuration asks for.
 
     Raises:
@@ -47,7 +49,7 @@ def prepare(config: Mapping[str, Any], part: str, problems: Sequence[Problem] = 
     known = frozenset(problem.key for problem in found)
     built = Builder((), found, known).arguments(PARTS[part], config)
     good = {name: value for name, value in built.items() if value is not BROKEN}
-    check = _molecules_together if part == "molecules" else _together
+    check = {"molecules": _molecules_together, "properties": _properties_together}.get(part, _together)
     found += [problem for problem in check(good, PARTS[part].targets) if problem.key not in known]
     if found:
         raise ConfigError(found)
@@ -75,6 +77,18 @@ def _molecules_together(good: Mapping[str, Any], targets: Sequence[str]) -> list
         found.append(Problem("data_dir", f"{shown(data_dir)} is not a folder. {MOLECULES}"))
     if sequences is not None and not Path(sequences).expanduser().is_file():
         found.append(Problem("sequences", f"{shown(sequences)} is not a file; expected SMILES, CSV or SDF"))
+    return found
+
+
+def _properties_together(good: Mapping[str, Any], targets: Sequence[str]) -> list[Problem]:
+    """The same for measured properties, which need the public tables."""
+    from .rewards.molecules.property_training import SOURCES
+
+    found, folder = _common(good, targets), good.get("data_dir")
+    if "data_dir" in good and (folder is None or not Path(folder).expanduser().is_dir()):
+        came = "nothing given" if folder is None else f"{shown(folder)} is not a folder"
+        tables = " ".join(f"{each.file}: {each.text}." for each in SOURCES.values())
+        found.append(Problem("data_dir", f"{came}; expected the folder of the public tables. {tables}"))
     return found
 
 
@@ -129,7 +143,7 @@ def _data(data_dir: str | None, sequences: str | None) -> list[Problem]:
     return []
 
 
-def run(part: Part | MoleculePrior, console: Console) -> int:
+def run(part: AnyPart, console: Console) -> int:
     """Make it; the exit code is 0. What is wrong with the data is told like what is wrong with the configuration.
 
     Raises:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .scores import Scored
 
 TOP = 10
+OBJECTIVES = 4  # that are drawn against each other
 REPORT, FIGURES = "report.html", "figures"
 SAMPLES = ("samples.fasta", "samples.sdf")  # what a domain may write beside samples.csv
 
@@ -72,11 +73,37 @@ def _common(result: Result) -> Iterator[Drawing]:
         "upper bound of minus its log-probability). Natural is where the natural cloud is: designs to the right of it look "
         "unlike anything the model knows, designs to the left of it are too easy to guess, such as long runs of one token.",
     )
+    yield from _pareto(result)
     trace = _mean_trace(result.samples.trace or {})
     if _looked(trace):
         yield Drawing(
             "trace", figures.trace(trace, label=label), _trace_caption(unit, bool(trace["ess"].isfinite().any()))
         )
+
+
+def _pareto(result: Result) -> Iterator[Drawing]:
+    """The objectives against each other, of a reward that says which way each of its parts goes; at most the first four."""
+    import torch
+
+    from .domains import Drawing, figures
+    from .rewards import pareto_front
+
+    plan, sets = result.plan, result.sets
+    aims = list(getattr(plan.tilt.reward_function, "directions", {}).items())[:OBJECTIVES]
+    if len(aims) < 2:
+        return
+    names, lower = [name for name, _ in aims], [way == "minimize" for _, way in aims]
+    called = {"natural": "natural", "pretrained": "pretrained", "designs": plan.designs}
+    parts = {name: sets[key].parts for name, key in called.items() if key in sets}
+    clouds = {name: torch.stack([each[aim] for aim in names], 1) for name, each in parts.items() if each is not None}
+    signs = torch.tensor([-1.0 if down else 1.0 for down in lower], dtype=torch.float64)
+    front = pareto_front(clouds["designs"] * signs)
+    yield Drawing(
+        "pareto",
+        figures.pareto(clouds, front, names, lower),
+        "The parts of the reward against each other. Rings are designs that no other design beats in one part without being "
+        "worse in another: the choice among these is yours.",
+    )
 
 
 def _cloud(scored: Scored) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...molecules import LENGTH, MoleculeError, decode, encode, encode_one, quiet
+from ...molecules import LENGTH, decode, encode, encode_one
+from ...smiles import MoleculeError, quiet
 from ..files import CodecError, listing, quoted, read_text, write_text
 from ..records import Columns, parse_csv
 from .data import reason
@@ -308,7 +309,9 @@ def _block(smiles: str, name: str, properties: Mapping[str, str]) -> str:
     found = Chem.MolFromSmiles(smiles)
     found.SetProp("_Name", name)
     rdDepictor.Compute2DCoords(found)
-    data = "".join(f"> <{key}>\n{value}\n\n" for key, value in properties.items())
+    data = "".join(
+        f"> <{key}>\n{value}\n\n" for key, value in properties.items() if value
+    )  # an empty line would end it
     return f"{Chem.MolToMolBlock(found)}{data}$$$$\n"
 
 

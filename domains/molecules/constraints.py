@@ -13,7 +13,7 @@ ring may make atoms aromatic that were not).
 `link` goes on from there: it allows only words that close what they open and leave a bond for the next one
 (`passes_on`), and fixes the second fragment behind them, so every sample contains both fragments and what joins them.
 
-Several points of growth, or a scaffold in the middle of a molecule, cannot be promised in one go: see `fragments`. The model
+Several points of growth cannot be promised in one go: they grow one after another, see `fragments`. The model
 learned canonical SELFIES, in which few molecules begin with a given scaffold: its samples are less natural there, and a
 reward has to make up for it.
 """
@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...molecules import ALPHABET, LENGTH, MASK, PAD, SYMBOLS, MoleculeError, molecule, package, pinned, quiet, segment
+from ...molecules import ALPHABET, LENGTH, MASK, PAD, SYMBOLS, package, pinned, segment
+from ...smiles import MoleculeError, molecule, quiet
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -96,7 +97,7 @@ def grow_from(scaffold: str, length: int = LENGTH) -> Template:
     Raises:
         TemplateError: not a SMILES with exactly one `*`; stereochemistry at its atom; too long to leave room for growth.
     """
-    fixed = _fixed(scaffold, _scaffold_symbols(scaffold))
+    fixed = tokens_of(scaffold, opened(*rooted(scaffold), scaffold)[0])
     if len(fixed) >= length:
         raise TemplateError(f"scaffold: takes {len(fixed)} words of {length}, which leaves none to grow")
     template = _template(fixed, length, f"scaffold {scaffold}, growing at *")
@@ -120,7 +121,10 @@ def link(fragments: str, words: int = 3, length: int = LENGTH) -> Template:
         )
     if isinstance(words, bool) or not isinstance(words, int) or words < 1:
         raise TemplateError(f"linker: {words!r} words; expected at least 1")
-    first, second = _fixed(parts[0], _scaffold_symbols(parts[0])), _fixed(parts[1], _linked_symbols(parts[1]))
+    first, second = (
+        tokens_of(parts[0], opened(*rooted(parts[0]), parts[0])[0]),
+        tokens_of(parts[1], _linked_symbols(parts[1])),
+    )
     free = range(len(first), len(first) + words)
     if free.stop + len(second) > length:
         raise TemplateError(f"linker: takes {free.stop + len(second)} words; the molecules have {length}")
@@ -182,44 +186,71 @@ def _starts_with_an_atom() -> Tensor:
     return torch.tensor([symbol in _SINGLE for symbol in first])
 
 
-def _rooted(scaffold: str) -> tuple[Mol, int]:
-    """A scaffold with one `*`, as rdkit's molecule and the index of that atom."""
-    from rdkit import Chem
+def rooted(scaffold: str) -> tuple[Mol, int]:
+    """A scaffold with one `*`, as rdkit's molecule and the index of that atom.
 
+    Raises:
+        TemplateError: no molecule; none or several `*`; one that cannot be written last.
+    """
     try:
         found = molecule(scaffold)
     except MoleculeError as error:
         raise TemplateError(f"scaffold: {error}") from error
-    stars = [atom for atom in found.GetAtoms() if atom.GetAtomicNum() == 0]
-    if len(stars) != 1 or stars[0].GetDegree() != 1:
-        raise TemplateError(f"scaffold: {scaffold!r} has {len(stars)} '*'; expected one, bound to the atom that grows")
-    bond = stars[0].GetBonds()[0]
-    opening = bond.GetOtherAtom(stars[0])
-    if opening.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED or bond.GetBondType() != Chem.BondType.SINGLE:
-        raise TemplateError(
-            f"scaffold: the atom at '*' in {scaffold!r} must have no stereochemistry and a single bond there"
-        )
-    return found, stars[0].GetIdx()
+    open_atoms = stars(found, scaffold)
+    if len(open_atoms) != 1:
+        several = "; several points grow one after another: tiltflow.domains.molecules.grow" * (len(open_atoms) > 1)
+        raise TemplateError(f"scaffold: {scaffold!r} has {len(open_atoms)} '*'; expected one{several}")
+    return found, open_atoms[0]
 
 
-def _scaffold_symbols(scaffold: str) -> list[str]:
-    """SELFIES symbols of a scaffold whose open atom is the last that symbols after them attach to."""
+def stars(found: Mol, scaffold: str) -> list[int]:
+    """Indices of the atoms `*` of a scaffold, each bound to the atom that grows.
+
+    Raises:
+        TemplateError: one with another number of bonds than one, or whose atom has stereochemistry.
+    """
     from rdkit import Chem
 
-    found, star = _rooted(scaffold)
-    if found.GetNumAtoms() == 2:
-        text = Chem.MolToSmiles(found, rootedAtAtom=1 - star)[:-1]
-    else:
-        with quiet():
-            text = _wrapped(Chem.MolToSmiles(found, rootedAtAtom=star))
-    return _symbols_of(f"{text}{_MARK}", scaffold)[:-1]
+    places = [atom.GetIdx() for atom in found.GetAtoms() if atom.GetAtomicNum() == 0]
+    for place in places:
+        star = found.GetAtomWithIdx(place)
+        if star.GetDegree() != 1:
+            raise TemplateError(f"scaffold: each '*' in {scaffold!r} must be bound to one atom, which grows")
+        bond = star.GetBonds()[0]
+        plain = bond.GetOtherAtom(star).GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED
+        if not plain or bond.GetBondType() != Chem.BondType.SINGLE:
+            raise TemplateError(
+                f"scaffold: the atom at '*' in {scaffold!r} must have no stereochemistry and a single bond there"
+            )
+    return places
+
+
+def opened(found: Mol, star: int, words: str) -> tuple[list[str], list[int]]:
+    """SELFIES symbols of a molecule whose open atom, the neighbour of `star`, is the last that symbols after them attach to.
+
+    Args:
+        words: the molecule, for messages.
+
+    Returns:
+        The symbols, and the atoms of `found` without `star` in the order in which they are written.
+    """
+    from rdkit import Chem
+
+    with quiet():
+        text = _wrapped(Chem.MolToSmiles(found, rootedAtAtom=star))
+    order = list(found.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    if text[0] in "/\\":
+        raise TemplateError(
+            f"scaffold: the atom at '*' in {words!r} ends a double bond of known side; leave out / and \\\\"
+        )
+    return _symbols_of(f"{text}{_MARK}", words)[:-1], order[1:]
 
 
 def _linked_symbols(fragment: str) -> list[str]:
     """SELFIES symbols of a fragment whose open atom is the first, which attaches to what stands before."""
     from rdkit import Chem
 
-    found, star = _rooted(fragment)
+    found, star = rooted(fragment)
     with quiet():
         text = Chem.MolToSmiles(found, rootedAtAtom=star).removeprefix("*").removeprefix("-")
     return _symbols_of(f"{_MARK}{text}", fragment)[1:]
@@ -234,8 +265,8 @@ def _symbols_of(text: str, scaffold: str) -> list[str]:
             raise TemplateError(f"scaffold: {scaffold!r} has no SELFIES") from error
 
 
-def _fixed(scaffold: str, symbols: Sequence[str]) -> list[int]:
-    """Tokens of a scaffold's symbols."""
+def tokens_of(scaffold: str, symbols: Sequence[str]) -> list[int]:
+    """Tokens of a scaffold's symbols. Raises TemplateError for symbols that the alphabet does not have."""
     try:
         return segment(symbols, scaffold)
     except MoleculeError as error:

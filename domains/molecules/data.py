@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...molecules import LENGTH, MoleculeError, encode_one, molecule, quiet
+from ...molecules import LENGTH, encode_one
+from ...smiles import MoleculeError, molecule, quiet
 from ..shares import assign
 
 if TYPE_CHECKING:

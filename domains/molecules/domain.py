@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ...core.diffusion import Diffusion
 from ...core.samplers import Ancestral, FirstHitting
-from ...molecules import ALPHABET, package
+from ...molecules import ALPHABET, decode, package
 from ..base import Domain, Drawing, unrestricted
 from .codec import MoleculeCodec
 from .constraints import Template, TemplateError, grow_from, link, parse
 from .metrics import METRICS, evaluate
 from .prior import read_prior, save_prior
+from .properties import DESCRIPTORS, alert_names, properties
 from .reference import Reference
 
 _SAMPLERS: Mapping[str, type[Ancestral] | type[FirstHitting]] = {"ancestral": Ancestral, "first_hitting": FirstHitting}
@@ -72,6 +73,7 @@ def load(
         export=partial(_export, codec),
         reference=statistics,
         figures=partial(_figures, statistics),
+        describe=partial(describe, statistics),
         site="token",
         unit="molecule",
         source=_source(prior, facts),
@@ -123,6 +125,33 @@ def _figures(reference: Reference, sets: Mapping[str, Any]) -> Iterable[Drawing]
     from .plots import report_figures
 
     return report_figures(sets, reference)
+
+
+def describe(reference: Reference, x: Tensor) -> dict[str, list[Any]]:
+    """What samples.csv says of each molecule of x `[B, L]` beside its reward; empty cells for what is no molecule.
+
+    QED, logP, weight (Da), the structural alerts it raises, the nearest molecule of the reference with the Tanimoto
+    similarity to it, and whether it is one that the prior was trained on (where that is known).
+    """
+    smiles = decode(x)
+    valid = list(dict.fromkeys(filter(None, smiles)))
+    rows: dict[str, dict[str, Any]] = {
+        "": dict.fromkeys((*_SAID, "alerts", "nearest", "nearest_similarity", "in_training"))
+    }
+    for text, (near, similarity) in zip(valid, reference.nearest(valid), strict=True):
+        values = dict(zip(DESCRIPTORS, properties(text).descriptors.tolist(), strict=True))
+        known = None if reference.known is None else text in reference.known
+        rows[text] = {
+            **{name: values[name] for name in _SAID},
+            "alerts": "; ".join(alert_names(text)),
+            "nearest": near,
+            "nearest_similarity": similarity,
+            "in_training": known,
+        }
+    return {name: [rows[text][name] for text in smiles] for name in rows[""]}
+
+
+_SAID = ("qed", "logp", "weight")
 
 
 def _export(codec: MoleculeCodec, folder: Path, samples: Any, columns: Mapping[str, Any]) -> list[Path]:

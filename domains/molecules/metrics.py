@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...molecules import PAD, decode
 from ..summaries import SCORES, summarise
+from . import fcd
 from .properties import ALERTS, DESCRIPTORS, Properties, properties, similarities
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ METRICS: dict[str, str] = {
         "standard deviations"
         for name in DESCRIPTORS
     },
+    "fcd": "Frechet ChemNet distance of the valid designs from natural molecules (Preuer et al. 2018; 0: the same), if "
+    "tiltflow[fcd] is installed; it falls with the number of designs, so compare sets of one size",
     "descriptor_distance": f"mean of these over the {len(DESCRIPTORS)} descriptors (natural standard deviations)",
     **SCORES,
 }
@@ -75,8 +78,13 @@ def evaluate(
         "words_median": float((tokens != PAD).sum(1).double().quantile(0.5)) if len(tokens) else math.nan,
     }
     report |= _variety(list(found.values())) | _alerts(list(found.values()))
-    report |= _descriptors([found[text] for text in valid], reference) | scores
+    report |= _descriptors([found[text] for text in valid], reference) | _chemnet(valid, reference) | scores
     return {key: value if math.isfinite(value) else None for key, value in report.items()}
+
+
+def _chemnet(valid: Sequence[str], reference: Reference) -> dict[str, float]:
+    """The Frechet ChemNet distance, where what it needs is installed."""
+    return {"fcd": fcd.distance(valid, reference.chemnet)} if fcd.available() else {}
 
 
 def novelty(distinct: Sequence[str], reference: Reference) -> float:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...molecules import decode, molecule, quiet
+from ...molecules import decode
+from ...smiles import molecule, quiet
 from ..base import Drawing
 from ..canvas import DESIGNS, INK, NATURAL, PRETRAINED, finish, legend_below, save, show
 from .properties import DESCRIPTORS, properties

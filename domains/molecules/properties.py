@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...molecules import molecule, quiet
+from ...smiles import molecule, quiet
 from .data import scaffold_of
 
 if TYPE_CHECKING:
@@ -62,6 +62,20 @@ def properties(smiles: str) -> Properties:
         return Properties(_descriptors(found), _fingerprint(found), scaffold_of(found), alerts)
 
 
+def alert_names(smiles: str) -> list[str]:
+    """Which structural alerts a molecule raises, such as "BRENK: michael_acceptor_1". Raises as `properties` does."""
+    with quiet():
+        found = molecule(smiles)
+        return [f"{name}: {entry.GetDescription()}" for name in ALERTS for entry in _catalog(name).GetMatches(found)]
+
+
+@lru_cache(maxsize=20_000)
+def fingerprint(smiles: str) -> NDArray[np.uint8]:
+    """uint8 `[BITS / 8]`, the packed Morgan fingerprint: what of `properties` takes no time. Raises as that does."""
+    with quiet():
+        return _fingerprint(molecule(smiles))
+
+
 def _descriptors(found: Mol) -> NDArray[np.float64]:
     from rdkit.Chem import QED
     from rdkit.Chem import rdMolDescriptors as of
@@ -103,13 +117,18 @@ def _catalog(name: str) -> Any:
 
 def similarities(first: Sequence[Properties], second: Sequence[Properties]) -> NDArray[np.float64]:
     """Tanimoto similarity of the Morgan fingerprints of every pair: `[A, B]`."""
-    a, b = _unpacked(first), _unpacked(second)
+    return tanimoto(_packed(first), _packed(second))
+
+
+def tanimoto(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Tanimoto similarity of every pair of packed fingerprints `[A, BITS / 8]` and `[B, BITS / 8]`: `[A, B]`."""
+    # Sums of up to 2048 ones are exact in float32.
+    a, b = (np.unpackbits(each, axis=1).astype(np.float32) for each in (first, second))
     common = (a @ b.T).astype(np.float64)
     either = a.sum(1)[:, None] + b.sum(1)[None, :] - common
     return np.divide(common, either, out=np.ones_like(common), where=either > 0)
 
 
-def _unpacked(molecules: Sequence[Properties]) -> NDArray[np.float32]:
-    """`[N, BITS]` zeros and ones: sums of up to 2048 ones are exact in float32."""
-    packed = np.stack([each.fingerprint for each in molecules]) if molecules else np.zeros((0, BITS // 8), np.uint8)
-    return np.unpackbits(packed, axis=1).astype(np.float32)
+def _packed(molecules: Sequence[Properties]) -> NDArray[np.uint8]:
+    """`[N, BITS / 8]`."""
+    return np.stack([each.fingerprint for each in molecules]) if molecules else np.zeros((0, BITS // 8), np.uint8)

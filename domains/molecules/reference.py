@@ -6,20 +6,24 @@ of the training molecules, by which `metrics` tells what is new.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core.storage import StorageError, load_tensors, save_tensors
 from ...molecules import decode
 from .bloom import Bloom
-from .properties import ALERTS, DESCRIPTORS, properties
+from .fcd import Moments, moments
+from .properties import ALERTS, BITS, DESCRIPTORS, fingerprint, properties, tanimoto
 
 KIND = "molecule reference"
 
@@ -51,6 +55,25 @@ class Reference:
         free = {name: sum(name not in each.alerts for each in found) / len(found) for name in ALERTS}
         descriptors = torch.from_numpy(np.stack([each.descriptors for each in found])).float()
         return cls(tokens, descriptors, free, Bloom.build(known) if known else None, dict(info or {}))
+
+    def nearest(self, smiles: Sequence[str]) -> list[tuple[str, float]]:
+        """For each molecule the most similar one of these, as SMILES, and their Tanimoto similarity (Morgan, radius 2)."""
+        if not smiles or not self._prints[0]:
+            return [("", math.nan)] * len(smiles)
+        names, prints = self._prints
+        alike = tanimoto(np.stack([fingerprint(text) for text in smiles]), prints)
+        return [(names[place], float(row[place])) for row, place in zip(alike, alike.argmax(1), strict=True)]
+
+    @cached_property
+    def _prints(self) -> tuple[list[str], NDArray[np.uint8]]:
+        """SMILES and packed fingerprints `[R, BITS / 8]`: made when they are first needed, which takes seconds."""
+        names = [text for text in decode(self.tokens) if text]
+        return names, np.stack([fingerprint(text) for text in names]) if names else np.zeros((0, BITS // 8), np.uint8)
+
+    @cached_property
+    def chemnet(self) -> Moments:
+        """What the Frechet ChemNet distance compares with: made when it is first needed. Raises as `fcd.moments` does."""
+        return moments([text for text in decode(self.tokens) if text])
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all. Raises: StorageError if it cannot be written."""

@@ -8,10 +8,12 @@ task = pmo("perindopril_mpo", workers=2)
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ...lazily import lazily
 
 if TYPE_CHECKING:
+    from ...smiles import MoleculeError, parse, problem
     from .curves import Gauss, Peak, Ramp, Sigmoid, Smooth, Window
     from .descriptors import DESCRIPTORS, Descriptor
     from .docking import Docking, DockingError
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from .reward import Molecular, canonical
     from .rules import CATALOGS, Alerts, Formula, HasPattern, ScaffoldLock, Smarts, scaffold
     from .similarity import FINGERPRINTS, Similarity
-    from .structure import MoleculeError, parse, problem
     from .tasks import PMO, isomer, pmo, pmo_scorer
 
 _HOMES = {
@@ -34,7 +35,7 @@ _HOMES = {
     "reward": ("Molecular", "canonical"),
     "rules": ("CATALOGS", "Alerts", "Formula", "HasPattern", "ScaffoldLock", "Smarts", "scaffold"),
     "similarity": ("FINGERPRINTS", "Similarity"),
-    "structure": ("MoleculeError", "parse", "problem"),
+    "..smiles": ("MoleculeError", "parse", "problem"),
     "tasks": ("PMO", "isomer", "pmo", "pmo_scorer"),
 }
 __all__ = [
@@ -74,14 +75,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(f".{module}", __name__), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

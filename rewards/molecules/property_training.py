@@ -1,7 +1,6 @@
 """How the shipped oracles of measured properties are made: data, split by scaffold, fit, figures and cards.
 
-from tiltflow.rewards.molecules import train_properties
-train_properties("data/molecules", "oracles")
+tiltflow pretrain domain=molecules part=properties data_dir=data
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.storage import save_tensors, write_text
+from ...smiles import MoleculeError, parse
 from .properties import (
     FORMAT,
     PROPERTIES,
@@ -32,9 +32,8 @@ from .properties import (
     standardised,
 )
 from .rules import scaffold
-from .structure import MoleculeError, parse
 
-COMMAND = "from tiltflow.rewards.molecules import train_properties; train_properties(<folder of the data>, <folder>)"
+COMMAND = "tiltflow pretrain domain=molecules part=properties data_dir=<folder with molecules/>"
 FOLDS = {"oracle": 0.55, "judge": 0.25, "calibration": 0.1, "test": 0.1}
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 _SALT = "folds of measured properties: "
@@ -102,7 +101,7 @@ def train_properties(
     """Fit the oracles and judges of all properties, measure them, and write them with their cards. A few CPU minutes.
 
     Args:
-        data_dir: folder with the tables; see `SOURCES`. out_dir: for the oracles.
+        data_dir: folder with the tables, or with `molecules/` that has them; see `SOURCES`. out_dir: for the oracles.
         progress: called with a line for each oracle.
 
     Returns:
@@ -129,11 +128,13 @@ def train_properties(
 
 
 def read_measured(name: str, folder: Path) -> Measured:
-    """The table of a property: one row for each molecule, repeated measurements averaged."""
+    """The table of a property, in `folder` or its folder `molecules`: one row a molecule, repeated measurements averaged."""
     source = SOURCES[name]
-    path = folder / source.file
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; it is published: {source.text}")
+    path = next(
+        (place for place in (folder / "molecules" / source.file, folder / source.file) if place.is_file()), None
+    )
+    if path is None:
+        raise FileNotFoundError(f"no {folder / source.file}; it is published: {source.text}")
     found: dict[str, list[float]] = {}
     rows = 0
     with path.open(encoding="utf-8", newline="") as file:

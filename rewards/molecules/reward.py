@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...smiles import MAX_ATOMS, MoleculeError, parse
 from ..blackbox import BlackBox, Counts
 from ..budget import Budget, BudgetSpentError
 from .curves import Curve
 from .profile import Profile, Scorer, label
 from .scoring import INVALID, Scoring
-from .structure import MAX_ATOMS, MoleculeError, parse
 
 
 @dataclass
@@ -119,6 +119,13 @@ class Molecular:
         columns = [_values(scorer, text, self.max_atoms) for text in smiles_of(x)]
         names = [part.label for part in scorer.parts] if isinstance(scorer, Profile) else [self.name]
         return {name: torch.tensor([row.get(name, math.nan) for row in columns]).double() for name in names}
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Which way each part of a profile is to go, by name; empty for a single property, or a curve of the whole."""
+        if not isinstance(self.scorer, Profile) or callable(self.aim):
+            return {}
+        return {part.label: self.aim for part in self.scorer.parts}
 
     @property
     def counts(self) -> Counts:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .structure import MoleculeError, pattern, reference
+from ...smiles import MoleculeError, pattern, reference
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

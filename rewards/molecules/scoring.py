@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...smiles import MoleculeError, parse
 from .profile import Scorer, label
-from .structure import MoleculeError, parse
 
 INVALID = math.inf  # the answer where there is no molecule; no scorer gives it
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from .structure import reference
+from ...smiles import reference
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

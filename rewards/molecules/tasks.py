@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+from ...smiles import MAX_ATOMS, reference
 from ..budget import Budget
 from .curves import Curve, Gauss, Ramp
 from .descriptors import Descriptor
@@ -23,7 +24,6 @@ from .profile import Part, Profile, Scorer
 from .reward import Molecular
 from .rules import Formula, HasPattern
 from .similarity import Fingerprint, Similarity
-from .structure import MAX_ATOMS, reference
 
 _ALBUTEROL = "CC(C)(C)NCC(O)c1ccc(O)c(CO)c1"
 _AMLODIPINE = r"Clc1ccccc1C2C(=C(/N/C(=C2/C(=O)OCC)COCCN)C)\C(=O)OC"

@@ -55,6 +55,12 @@ def test_parts_are_the_rewards_own_values_and_combine_to_the_sum() -> None:
     assert bool(total(x)[2].isnan())
 
 
+def test_directions_are_those_of_the_objectives() -> None:
+    up, down = Given([1.0]), Given([2.0])
+    total = Sum([Term(up, 1, "maximize", "up"), Require(up, at_least=0), Term(down, 1, "minimize", "down")])
+    assert list(total.directions.items()) == [("up", "maximize"), ("down", "minimize")]
+
+
 def test_every_reward_is_evaluated_once() -> None:
     shared, other = Given([1.0]), Given([2.0])
     total = Sum([Term(shared, 1, "maximize"), Require(shared, at_least=0.0), Term(other, 1, "maximize", "other")])

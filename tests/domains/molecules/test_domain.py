@@ -6,14 +6,16 @@ import csv
 
 import pytest
 import torch
-from rdkit import Chem
+from rdkit import Chem, DataStructs
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from tiltflow.core import SVDD, Tilt
 from tiltflow.core.samplers import FirstHitting
 from tiltflow.core.storage import StorageError, load_tensors, save_tensors
 from tiltflow.domains import check_reward
-from tiltflow.domains.molecules import TemplateError, constrain, load
+from tiltflow.domains.molecules import Reference, TemplateError, constrain, load
+from tiltflow.domains.molecules.domain import describe
 from tiltflow.domains.molecules.prior import build, load_prior, save_prior
-from tiltflow.molecules import ALPHABET, PAD, decode
+from tiltflow.molecules import ALPHABET, PAD, decode, encode
 
 
 @pytest.fixture
@@ -73,6 +75,25 @@ def test_exported_files_hold_the_samples_and_columns(domain, tmp_path, generator
     assert [float(row["reward"]) for row in rows] == samples.reward.tolist()
     written = [Chem.MolToSmiles(each) for each in Chem.SDMolSupplier(str(tmp_path / "out" / "samples.sdf"))]
     assert written == [text for text in smiles if text]
+
+
+def test_what_the_domain_says_of_a_molecule(reference_of_three):
+    x = torch.cat([encode(["CC(=O)C=C", "OCC", "Cc1ccccc1O"]), torch.zeros(1, 24, dtype=torch.int64)])
+    said = describe(reference_of_three, x)
+    assert said["alerts"] == ["BRENK: Michael_acceptor_1", "", "", None]
+    assert said["nearest"] == ["CCO", "CCO", "Cc1ccccc1", None]
+    make = GetMorganGenerator(radius=2, fpSize=2048)
+    prints = [make.GetFingerprint(Chem.MolFromSmiles(s)) for s in ("Cc1ccccc1O", "Cc1ccccc1")]
+    assert said["nearest_similarity"][1:] == [1, pytest.approx(DataStructs.TanimotoSimilarity(*prints)), None]
+    assert said["in_training"] == [False, True, False, None]
+    assert said["weight"][1] == pytest.approx(46.069, abs=1e-3)
+    assert {len(column) for column in said.values()} == {4}
+    assert describe(reference_of_three, x[3:])["qed"] == [None]
+
+
+@pytest.fixture
+def reference_of_three():
+    return Reference.build(encode(["CCO", "Cc1ccccc1", "CCCCCCN"]), ["CCO", "CCN"])
 
 
 def test_nelbo_is_that_of_the_free_model_in_nats_per_token(domain, generator):

@@ -42,6 +42,8 @@ def test_a_job_writes_structures_a_table_pictures_and_a_report(job, tmp_path, ca
     rows = list(csv.DictReader((folder / "samples.csv").read_text().splitlines()))
     assert [row["smiles"] for row in rows] == [molecule.GetProp("smiles") for molecule in found]
     assert [float(row["reward"]) for row in rows] == [row["smiles"].lower().count("c") / 10 for row in rows]
+    assert {"qed", "logp", "weight", "alerts", "nearest", "nearest_similarity", "in_training"} <= rows[0].keys()
+    assert all(0 <= float(row["qed"]) <= 1 and 0 <= float(row["nearest_similarity"]) <= 1 for row in rows)
     assert {"molecules.png", "descriptors.png", "reward.png"} <= {each.name for each in (folder / "figures").iterdir()}
     page = (folder / "report.html").read_text()
     for words in ("samples.sdf", "each molecule x a probability", "scaffold *c1ccccc1, growing at *", "QED, median"):
@@ -61,3 +63,28 @@ def test_a_reward_for_dna_is_refused(tiny, capsys):
 def test_wrong_constraints_are_told_before_anything_runs(job, capsys):
     assert main([*job, "domain.scaffold=CCO"]) == 2
     assert "domain.scaffold: scaffold: 'CCO' has 0 '*'; expected one" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_reward_are_columns_and_drawn_against_each_other(tmp_path, monkeypatch, tiny):
+    monkeypatch.chdir(tmp_path)
+    numbers = [
+        "n=6",
+        "pretrained=4",
+        "natural=0",
+        "steps=4",
+        "compute.threads=1",
+        "method=best_of_n",
+        "method.candidates=2",
+    ]
+    assert main(["domain=molecules", f"domain.prior={tiny}", "reward=multi", "heldout=null", *numbers]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    rows = list(csv.DictReader((folder / "samples.csv").read_text().splitlines()))
+    assert {"part_qed", "part_sa_unit", "part_logd", "part_ecfp4 similarity"} <= rows[0].keys()
+    assert all(float(row["part_qed"]) == pytest.approx(float(row["qed"])) for row in rows if row["smiles"])
+    assert (folder / "figures" / "pareto.png").stat().st_size > 20_000
+    assert "no other design beats" in (folder / "report.html").read_text()
+
+
+def test_several_points_of_growth_are_left_to_python(job, capsys):
+    assert main([*job, 'domain.scaffold="*c1ccc(*)cc1"']) == 2
+    assert "several points grow one after another: tiltflow.domains.molecules.grow" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_figures_of_a_set(reference):
     assert (report["n"], report["unique"], report["validity"]) == (5, 4, 0.8)
     assert report["uniqueness"] == 0.75
     assert report["novelty"] == pytest.approx(1 / 3)  # CCO and CCN are known
-    assert (report["scaffolds"], report["words_median"]) == (0, 2)
+    assert (report["scaffolds"], report["words_median"]) == (0, 1)
     assert (report["reward_median"], report["reward_excluded"]) == (2.5, 1)
     assert report["nelbo_median"] == 0.5
     assert report["rings_median"] == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiltflow.cli import main
 from tiltflow.core.storage import save_tensors
 from tiltflow.rewards.molecules import Property, canonical, parse, train_properties
 from tiltflow.rewards.molecules import properties as module
@@ -85,6 +86,37 @@ def test_training_writes_oracles_judges_and_cards(tables: Path, tmp_path: Path) 
     assert f"{figures['logd']['r']:.3f}" in (tmp_path / "logd.md").read_text()
     opposite = module.read_model(tmp_path / "logs.safetensors")
     assert opposite(parse("CCCCCCO")) == pytest.approx(-model(parse("CCCCCCO")), abs=0.01)
+
+
+def test_the_command_makes_the_same_files(tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_properties(tables, tmp_path / "python")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "molecules").symlink_to(tables)
+    command = [
+        "pretrain",
+        "domain=molecules",
+        "part=properties",
+        f"data_dir={tmp_path / 'data'}",
+        f"out={tmp_path / 'cli'}",
+    ]
+    assert main(command) == 0
+    assert "logs_heldout: R" in capsys.readouterr().out
+    for path in (tmp_path / "python").iterdir():
+        assert (tmp_path / "cli" / path.name).read_bytes() == path.read_bytes()
+    assert main(command) == 2  # nothing is overwritten
+    assert "holds logd.safetensors and" in capsys.readouterr().err
+
+
+def test_the_command_needs_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, out = ["pretrain", "domain=molecules", "part=properties"], f"out={tmp_path / 'out'}"
+    assert main([*start, out, "held_out=0.3"]) == 2
+    told = capsys.readouterr().err
+    assert "data_dir: nothing given; expected the folder of the public tables. lipo.csv: 4 200 compounds" in told
+    assert "held_out: unknown key" in told
+    assert main([*start, out, f"data_dir={tmp_path}"]) == 2
+    assert "lipo.csv; it is published" in capsys.readouterr().err
+    assert main(["pretrain", "domain=molecules", "part=oracles", out]) == 2
+    assert "part: 'oracles'; expected prior or properties" in capsys.readouterr().err
 
 
 def test_tables_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:

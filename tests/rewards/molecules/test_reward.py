@@ -187,6 +187,12 @@ def test_parts_are_reported_without_being_scored_again() -> None:
     assert bool(parts["rings"][1].isnan())
 
 
+def test_the_parts_of_a_profile_go_the_way_of_the_whole() -> None:
+    profile = Profile([Part(Descriptor("heavy_atoms"), Ramp(0, 4)), Part(Descriptor("rings"))], "mean")
+    assert Molecular(profile, "minimize").directions == {"heavy_atoms": "minimize", "rings": "minimize"}
+    assert Molecular(profile, Ramp(0, 1)).directions == Molecular(Descriptor("qed"), "maximize").directions == {}
+
+
 def test_it_stands_in_sums_with_other_rewards_of_molecules() -> None:
     atoms = Molecular(Descriptor("heavy_atoms"), "maximize")
     rule = Molecular(Smarts(forbid="[#7]"), "maximize")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 import string
+import subprocess
+import sys
 
 import pytest
 from rdkit import Chem, rdBase
-from tiltflow.rewards.molecules import MoleculeError, canonical, parse, problem
-from tiltflow.rewards.molecules.structure import check, pattern, reference
+from tiltflow.rewards import molecules as rewards
+from tiltflow.smiles import MoleculeError, canonical, check, molecule, parse, pattern, problem, reference
 
 # Letters that SMILES are made of, so that more than a few of the texts come close to one.
 LETTERS = "CNOSPFIclnos()[]=#-+123456789%@/\\.HBr*:$"
@@ -56,7 +59,7 @@ def assert_molecule_or_reason(texts: list[str]) -> int:
             good += 1
         else:
             assert len(reason) > 10
-            assert canonical(text) == ""
+            assert rewards.canonical(text) == ""
     return good
 
 
@@ -70,17 +73,18 @@ def test_a_molecule_is_read_and_written_canonically() -> None:
     ("text", "message"),
     [
         ("", "empty text"),
-        ("C" * 14_000, "14000 characters: expected a SMILES of at most 2000"),
+        ("C" * 14_000, "14000 characters; at most 2000 are read"),
         ("C" * 201, "201 heavy atoms: expected 1 to 200"),
         ("[H][H]", "0 heavy atoms"),
-        ("hello", "'hello' is not a SMILES"),
-        ("C(C)(C)(C)(C)C", "impossible chemistry: Explicit valence for atom # 0 C, 5"),
-        ("c1cccc1", "impossible chemistry: Can't kekulize"),
-        ("CC\0C", "NUL"),
+        ("hello", "'hello' is not SMILES: check brackets"),
+        ("C(C)(C)(C)(C)C", "no possible molecule: Explicit valence for atom # 0 C, 5"),
+        ("c1cccc1", "no possible molecule: Can't kekulize"),
+        ("CC\0C", "'\\x00' at position 3; expected SMILES only"),
+        ("CCO ethanol", "' ' at position 4"),
     ],
 )
 def test_what_is_no_molecule_is_refused_with_a_reason(text: str, message: str) -> None:
-    with pytest.raises(MoleculeError, match=message.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(MoleculeError, match=re.escape(message)):
         parse(text)
     assert message in str(problem(text))
 
@@ -96,12 +100,12 @@ def test_pathological_text_gives_a_molecule_or_a_reason(text: str) -> None:
 
 
 def test_random_text_gives_a_molecule_or_a_reason() -> None:
-    assert 10 < assert_molecule_or_reason(noise(2_000, seed=0)) < 1_000
+    assert 3 < assert_molecule_or_reason(noise(2_000, seed=0)) < 1_000
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_random_texts() -> None:
-    assert assert_molecule_or_reason(noise(100_000, seed=1)) > 300
+    assert assert_molecule_or_reason(noise(100_000, seed=1)) > 200
 
 
 def test_broken_records_of_an_sd_file_are_refused_and_the_others_read() -> None:
@@ -124,9 +128,29 @@ def test_broken_records_of_an_sd_file_are_refused_and_the_others_read() -> None:
 
 def test_references_and_patterns_name_what_is_wrong() -> None:
     assert reference("CCO") is reference("CCO")
-    with pytest.raises(MoleculeError, match="reference molecule 'nonsense': 'nonsense' is not a SMILES"):
+    with pytest.raises(MoleculeError, match="reference molecule 'nonsense': 'nonsense' is not SMILES"):
         reference("nonsense")
     with pytest.raises(MoleculeError, match=r"'\[#6' is not a SMARTS pattern"):
         pattern("[#6")
     with pytest.raises(MoleculeError, match="'' is not a SMARTS"):
         pattern("")
+
+
+def test_hydrogens_that_are_written_are_part_of_their_atoms() -> None:
+    assert canonical("[H]OC([H])([H])[H]") == "CO"
+    assert molecule("[H][H]").GetNumAtoms() == 2
+
+
+def test_what_reads_and_scores_molecules_loads_no_torch() -> None:
+    """Worker processes start with it."""
+    code = """
+import sys
+from tiltflow.rewards.molecules import Alerts, Descriptor, Part, Profile, Similarity
+from tiltflow.rewards.molecules.scoring import Scoring
+scorer = Profile([Part(Descriptor("qed")), Part(Similarity("CCO"))], rules=[Alerts(hard=True)])
+print(Scoring(scorer, 50)("CCCO"), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    value, loaded = done.stdout.split()
+    assert 0 < float(value) < 1
+    assert loaded == "False"

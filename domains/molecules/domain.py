@@ -33,14 +33,14 @@ def load(
     linker: str | None = None,
     linker_words: int = 3,
     reference: str | Path | None = None,
-    sampler: Literal["ancestral", "first_hitting"] = "ancestral",
+    sampler: Literal["ancestral", "first_hitting"] = "first_hitting",
     top_p: float = 1.0,
 ) -> Domain:
     """A domain of molecules, ready to sample, steer and tune.
 
     Args:
-        prior: name of a shipped prior ("zinc": drug-like molecules) or a file made by `tiltflow pretrain domain=molecules`.
-        steps: reverse steps of the sampler.
+        prior: name of a shipped prior ("zinc": drug-like molecules, "qm9": at most nine heavy atoms) or a file made by `tiltflow pretrain domain=molecules`.
+        steps: reverse steps of the ancestral sampler.
         template: SELFIES symbols that the sampler fixes at their places, such as "[C][=Branch1][C][=O] *4 [N]", with *
             for free sites; see `constraints` for what that promises.
         scaffold: SMILES with one *, such as "*c1ccc2[nH]ccc2c1": every molecule contains it, grown at *.
@@ -48,8 +48,8 @@ def load(
         linker_words: words of the alphabet between the two.
         reference: statistics to compare with, a file made by `tiltflow pretrain domain=molecules` (default: the shipped ones
             that belong to the prior).
-        sampler: "ancestral" fills the sites in `steps` steps, several at once where the steps are few; "first_hitting" one
-            at a time whatever `steps` is, which is nearest to the model and the exact conditional law under a template.
+        sampler: "first_hitting" draws one word at a time whatever `steps` is, which is nearest to the model and the exact
+            conditional law under a template; "ancestral" fills the sites in `steps` steps, several at once where they are few.
         top_p: draw among the likeliest symbols that together have this probability (nucleus sampling). Less than 1 gives
             cleaner molecules of a less varied law, which is then the one that is steered; tuning needs 1.
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from ....core.denoiser import innermost
 from ....core.diffusion import Diffusion
 from ....core.samplers import FirstHitting
-from ....molecules import MASK, PAD, MoleculeError, decode, encode_one
+from ....molecules import MASK, PAD, decode, encode_one
+from ....smiles import MoleculeError
 from ...base import Domain
 from ..remasking import remask
 from .base import OnRound, Scored, natural, numpy_generator, rounds, until_spent

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ....molecules import quiet
+from ....smiles import quiet
 from .graphs import closed, opened, query, size_limit
 
 if TYPE_CHECKING:

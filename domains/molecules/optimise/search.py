@@ -15,7 +15,8 @@ from ....core.observers import Observer
 from ....core.particles import Particles
 from ....core.steering import Steering
 from ....core.tilt import Samples, Tilt
-from ....molecules import MASK, MoleculeError, decode, encode_one
+from ....molecules import MASK, decode, encode_one
+from ....smiles import MoleculeError
 from ....rewards.budget import Budget
 from .base import OnRound, Optimiser
 from .evolution import Evolution

@@ -10,7 +10,8 @@ from tiltflow.domains.molecules.optimise.crossover import _children, _cut_bond, 
 from tiltflow.domains.molecules.optimise.graphs import closed, opened
 from tiltflow.domains.molecules.optimise.mutation import ELEMENTS, MUTATIONS, add_ring, delete_atom, delete_cyclic_bond
 from tiltflow.domains.molecules.reference import Reference
-from tiltflow.molecules import canonical, decode
+from tiltflow.molecules import decode
+from tiltflow.smiles import canonical
 
 ODD = [
     "C",

@@ -52,8 +52,12 @@ def main() -> None:
     options = parser.parse_args()
     emphases = [None, *range(len(PARTS))]
     share = options.calls // len(emphases)
-    weighed = [[replace(p, weight=EMPHASIS if i == chosen else 1.0) for i, p in enumerate(PARTS)] for chosen in emphases]
-    joint = [text for number, parts in enumerate(weighed) for text in search(Profile(parts), share, options.seed + number)]
+    weighed = [
+        [replace(p, weight=EMPHASIS if i == chosen else 1.0) for i, p in enumerate(PARTS)] for chosen in emphases
+    ]
+    joint = [
+        text for number, parts in enumerate(weighed) for text in search(Profile(parts), share, options.seed + number)
+    ]
     found = {"joint": aims(list(dict.fromkeys(joint)))}
     for part in PARTS:
         found[part.name] = aims(search(Profile([part]), options.calls, options.seed))

@@ -136,7 +136,11 @@ def nelbo(
 
 
 def _optimiser(diffusion: Diffusion, settings: Pretraining) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "betas": (0.9, 0.99)}
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "betas": (0.9, 0.99),
+    }
     weights = list(diffusion.denoiser.parameters())
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(weights, **options)

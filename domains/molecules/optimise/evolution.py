@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,10 +23,7 @@ from .base import OnRound, Scored, natural, numpy_generator, rounds, until_spent
 from .crossover import crossover
 from .mutation import mutate
 
-Operator = Literal["remask", "splice", "crossover", "mutate", "draw"]
-OPERATORS: tuple[Operator, ...] = ("remask", "splice", "crossover", "mutate", "draw")
-_FORGET = 0.98  # a generation: how fast old successes of an operator stop to count
-_FLOOR = 0.05  # smallest share of an operator that is switched on
+OPERATORS = ("remask", "splice", "crossover", "mutate", "draw")
 
 
 @dataclass(frozen=True)
@@ -49,43 +46,57 @@ class Learning:
 
 @dataclass(frozen=True)
 class Evolution:
-    """A population of molecules whose children come from several operators, each used as often as it succeeds.
+    """A population of molecules whose children are made by the prior and by graph operators.
 
     * remask: a run of words of a parent is masked and drawn again by the prior (as GenMol does: Lee et al. 2025);
     * splice: the first words of one parent and the last of another, with words drawn between them;
-    * crossover, mutate: the graph operators of the genetic algorithm (Jensen 2019), see `crossover` and `mutate`;
-    * draw: a new sample of the prior, which by then has learned (`learning`).
+    * crossover, mutate: the graph operators of the genetic algorithm (Jensen 2019), see `crossover` and `mutate`; a
+      crossing is also mutated with probability `mutation_rate`;
+    * draw: a new sample of the prior, worth having once it has learned (`learning`).
 
-    Parents are drawn by rank as Tripp & Hernandez-Lobato (2023) do: evenly among the best share 10^-u of the population,
-    u even on [0, 3]. An operator's part of the next generation goes with how often its children beat their parents.
+    Parents are drawn by rank, much as Tripp & Hernandez-Lobato (2023) do: evenly among the best share 10^-u of the
+    population, u even on [0, `greed`]. A search begins on `islands`, populations that know nothing of each other, and goes
+    on with the best of each once `apart` of the budget is spent: one population alone often settles on what it found first.
 
     Args:
-        population: molecules that parents are drawn from, the best ever asked for.
+        population: molecules that parents are drawn from, the best ever asked for (of all islands together).
         offspring: children of a generation.
-        start: molecules of the first generation, natural ones at random.
-        operators: which are used.
-        longest: most words that are drawn anew in a child.
+        start: molecules of the first generation, natural ones at random (of all islands together).
+        shares: how large a part of the children each operator makes, in any unit.
+        mutation_rate: share of the crossings that are mutated too.
+        greed: see above; 0 draws all parents evenly.
+        islands, apart: see above.
+        longest: most words that are masked in a parent.
         learning: None leaves the prior as it is.
     """
 
-    population: int = 1000
-    offspring: int = 40
+    population: int = 200
+    offspring: int = 20
     start: int = 200
-    operators: Sequence[Operator] = OPERATORS
+    shares: Mapping[str, float] = field(default_factory=lambda: {"crossover": 0.6, "remask": 0.2, "mutate": 0.2})
+    mutation_rate: float = 0.067
+    greed: float = 2.0
+    islands: int = 1
+    apart: float = 0.2
     longest: int = 6
-    learning: Learning | None = Learning()
+    learning: Learning | None = None
 
     uses_prior: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("population", "offspring", "start"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of at least 2")
-        unknown = [name for name in self.operators if name not in OPERATORS]
-        if unknown or not self.operators:
-            raise ValueError(f"operators are {list(self.operators)}; expected some of {', '.join(OPERATORS)}")
-        if self.longest < 1:
-            raise ValueError(f"longest is {self.longest}; expected at least 1 word")
+        for name, least in (("population", 2), ("offspring", 2), ("start", 2), ("islands", 1), ("longest", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a whole number of at least {least}")
+        unknown = [name for name in self.shares if name not in OPERATORS]
+        if unknown or not sum(self.shares.values()) > 0 or min(self.shares.values()) < 0:
+            raise ValueError(
+                f"shares are {dict(self.shares)}; expected numbers of at least 0, not all 0, for some of {', '.join(OPERATORS)}"
+            )
+        for name in ("mutation_rate", "apart"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+        if not self.greed >= 0:
+            raise ValueError(f"greed is {self.greed}; expected a number of at least 0")
 
     def run(
         self, domain: Domain, reward: Scored, *, generator: torch.Generator, on_round: OnRound | None = None
@@ -102,62 +113,53 @@ class Evolution:
             )
         rng = numpy_generator(generator)
         law = _Law(domain.diffusion, self.learning, generator)
-        people = _People(self.population, domain.diffusion.shape[0])
-        shares = _Shares(self.operators)
+        record = _Record(domain.diffusion.shape[0])
         with until_spent(reward):
-            people.add(natural(domain, self.start, rng), reward)
-            for _ in rounds(reward, on_round):
-                counts = shares.divide(self.offspring, rng)
-                children = _children(counts, people, law, self.longest, rng)
-                shares.learn([child.operator for child in children], people.beaten(children, reward))
-                if self.learning is not None and len(people.scores) >= self.learning.start:
+            total = reward.budget.left
+            isles = [_People(record, self.population // self.islands + 1, self.greed) for _ in range(self.islands)]
+            for isle, names in zip(isles, _parted(natural(domain, self.start, rng), self.islands), strict=True):
+                isle.add(names, reward)
+            for turn, _ in enumerate(rounds(reward, on_round)):
+                if len(isles) > 1 and reward.budget.left <= (1 - self.apart) * total:
+                    isles = [_People.merged(isles, self.population)]
+                people = isles[turn % len(isles)]
+                children = self._children(people, law, rng)
+                people.add(children, reward)
+                if self.learning is not None and len(record.scores) >= self.learning.start:
                     law.learn(people.elite(self.learning.elite), self.learning)
 
+    def _children(self, people: _People, law: _Law, rng: np.random.Generator) -> list[str]:
+        """A generation: canonical SMILES that were never asked for."""
+        parts = np.array([self.shares.get(name, 0.0) for name in OPERATORS])
+        counts = dict(zip(OPERATORS, rng.multinomial(self.offspring, parts / parts.sum()).tolist(), strict=True))
+        pairs = people.parents(2 * counts["crossover"], rng)
+        crossed = [crossover(pair, rng) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
+        touched = [
+            mutate(born, rng) or born if born and rng.random() < self.mutation_rate else born for born in crossed
+        ]
+        mutated = [mutate(parent, rng) for parent in people.parents(counts["mutate"], rng)]
+        drawn = law.fill(_templates(counts, people, self.longest, rng, law.generator))
+        known = people.record.scores
+        return [born for born in dict.fromkeys([*touched, *mutated, *drawn]) if born and born not in known]
 
-@dataclass(frozen=True)
-class _Child:
-    """A molecule to ask for: its canonical SMILES, who made it, and the best score of its parents."""
 
-    smiles: str
-    operator: Operator
-    bar: float
+def _parted(names: Sequence[str], parts: int) -> list[Sequence[str]]:
+    """The names in so many parts of equal size, but for one."""
+    return [names[part::parts] for part in range(parts)]
 
 
-class _People:
-    """All molecules that were asked for; the best `size` are the population, best first."""
+class _Record:
+    """All molecules that were asked for, their scores, and their words where they can be written in these."""
 
-    def __init__(self, size: int, length: int):
-        self.size, self.length = size, length
+    def __init__(self, length: int):
+        self.length = length
         self.scores: dict[str, float] = {}
-        self.best: list[str] = []
         self._rows: dict[str, list[int] | None] = {}
 
-    def add(self, smiles: Sequence[str], reward: Scored) -> list[float]:
-        """Ask for new molecules; NaN is the worst there is. Their scores."""
-        asked: list[float] = reward.score(smiles, are_canonical=True).nan_to_num(nan=-math.inf).tolist()
-        self.scores.update(zip(smiles, asked, strict=True))
-        self.best = sorted([*self.best, *smiles], key=self.scores.__getitem__, reverse=True)[: self.size]
-        return asked
-
-    def beaten(self, children: Sequence[_Child], reward: Scored) -> list[bool]:
-        """Ask for the children; which of them are better than the best of their parents."""
-        scores = self.add([child.smiles for child in children], reward)
-        return [score > child.bar for score, child in zip(scores, children, strict=True)]
-
-    def parents(self, count: int, rng: np.random.Generator) -> list[str]:
-        """`count` molecules by rank, as in `Evolution`."""
-        among = np.ceil(len(self.best) * 10 ** (-3 * rng.random(count)))
-        return [self.best[index] for index in (rng.random(count) * among).astype(int)]
-
-    def written(self, smiles: Sequence[str]) -> tuple[list[str], Tensor]:
-        """Those of the molecules that can be written as words, and these: int64 `[n, L]`."""
-        rows = {text: row for text in smiles if (row := self._row(text)) is not None}
-        kept = [text for text in smiles if text in rows]
-        return kept, torch.tensor([rows[text] for text in kept], dtype=torch.int64).reshape(-1, self.length)
-
-    def elite(self, count: int) -> Tensor:
-        """The best molecules, best first, int64 `[E, L]`."""
-        return self.written(self.best[:count])[1]
+    def written(self, smiles: Sequence[str]) -> Tensor:
+        """Those of the molecules that can be written, int64 `[n, L]`."""
+        rows = [row for text in smiles if (row := self._row(text)) is not None]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, self.length)
 
     def _row(self, smiles: str) -> list[int] | None:
         if smiles not in self._rows:
@@ -166,6 +168,39 @@ class _People:
             except MoleculeError:
                 self._rows[smiles] = None
         return self._rows[smiles]
+
+
+class _People:
+    """A population: the best `size` molecules that it asked for, best first."""
+
+    def __init__(self, record: _Record, size: int, greed: float):
+        self.record, self.size, self.greed = record, size, greed
+        self.best: list[str] = []
+
+    @classmethod
+    def merged(cls, isles: Sequence[_People], size: int) -> _People:
+        """One population of the best of each island."""
+        whole = cls(isles[0].record, size, isles[0].greed)
+        whole._keep([name for isle in isles for name in isle.best[: size // len(isles)]])
+        return whole
+
+    def add(self, smiles: Sequence[str], reward: Scored) -> None:
+        """Ask for new molecules; NaN is the worst there is."""
+        asked: list[float] = reward.score(smiles, are_canonical=True).nan_to_num(nan=-math.inf).tolist()
+        self.record.scores.update(zip(smiles, asked, strict=True))
+        self._keep([*self.best, *smiles])
+
+    def parents(self, count: int, rng: np.random.Generator) -> list[str]:
+        """`count` molecules by rank, as in `Evolution`."""
+        among = np.ceil(len(self.best) * 10 ** (-self.greed * rng.random(count)))
+        return [self.best[index] for index in (rng.random(count) * among).astype(int)]
+
+    def elite(self, count: int) -> Tensor:
+        """The best molecules, best first, int64 `[E, L]`."""
+        return self.record.written(self.best[:count])
+
+    def _keep(self, names: Sequence[str]) -> None:
+        self.best = sorted(dict.fromkeys(names), key=self.record.scores.__getitem__, reverse=True)[: self.size]
 
 
 class _Law:
@@ -180,6 +215,8 @@ class _Law:
 
     def fill(self, templates: Tensor) -> list[str]:
         """Canonical SMILES of templates int64 `[n, L]` with their masks drawn; "" for no molecule."""
+        if not len(templates):
+            return []
         return decode(self.diffusion.infill(templates).sample(len(templates), generator=self.generator))
 
     def learn(self, elite: Tensor, learning: Learning) -> None:
@@ -196,72 +233,23 @@ class _Law:
             self._optimiser.step()
 
 
-class _Shares:
-    """How much each operator makes, by how often its children beat their parents; old generations are forgotten."""
-
-    def __init__(self, operators: Sequence[Operator]):
-        self.operators = tuple(operators)
-        self.won = np.ones(len(self.operators))
-        self.tried = np.full(len(self.operators), 2.0)
-
-    def divide(self, count: int, rng: np.random.Generator) -> dict[Operator, int]:
-        """How many of `count` children each operator makes."""
-        rate = self.won / self.tried
-        floor = min(_FLOOR, 1 / len(rate))
-        parts = rng.multinomial(count, floor + (1 - floor * len(rate)) * rate / rate.sum())
-        return dict(zip(self.operators, parts.tolist(), strict=True))
-
-    def learn(self, made: Sequence[Operator], won: Sequence[bool]) -> None:
-        """Enter who made the children of a generation, and which of them beat their parents."""
-        self.won *= _FORGET
-        self.tried *= _FORGET
-        for operator, success in zip(made, won, strict=True):
-            place = self.operators.index(operator)
-            self.tried[place] += 1
-            self.won[place] += success
-
-
-def _children(
-    counts: dict[Operator, int], people: _People, law: _Law, longest: int, rng: np.random.Generator
-) -> list[_Child]:
-    """A generation: molecules that were never asked for."""
-    made: list[tuple[Operator, tuple[str, ...], str | None]] = []  # operator, parents, child
-    for operator in ("crossover", "mutate"):
-        for _ in range(counts.get(operator, 0)):
-            parents = people.parents(2 if operator == "crossover" else 1, rng)
-            born = crossover((parents[0], parents[-1]), rng) if operator == "crossover" else mutate(parents[0], rng)
-            made.append((operator, tuple(parents), born))
-    sources, templates = _templates(counts, people, longest, rng, law.generator)
-    drawn = law.fill(templates) if len(templates) else []
-    made += [(operator, parents, born) for (operator, parents), born in zip(sources, drawn, strict=True)]
-    children: dict[str, _Child] = {}
-    for operator, parents, born in made:
-        if born and born not in people.scores:
-            bar = max((people.scores[parent] for parent in parents), default=people.scores[people.best[0]])
-            children.setdefault(born, _Child(born, operator, bar))
-    return list(children.values())
-
-
 def _templates(
-    counts: dict[Operator, int], people: _People, longest: int, rng: np.random.Generator, generator: torch.Generator
-) -> tuple[list[tuple[Operator, tuple[str, ...]]], Tensor]:
-    """(operator, parents) of each template, and the templates int64 `[n, L]`."""
-    sources: list[tuple[Operator, tuple[str, ...]]] = []
-    rows: list[Tensor] = []
-    names, tokens = people.written(people.parents(counts.get("remask", 0), rng))
-    sizes = rng.integers(1, longest + 1, len(names))
-    for size in range(1, longest + 1):
-        chosen = np.flatnonzero(sizes == size)
-        if len(chosen):
-            rows.append(remask(tokens[torch.from_numpy(chosen)], words=size, slack=1, generator=generator))
-            sources += [("remask", (names[index],)) for index in chosen]
-    names, tokens = people.written(people.parents(2 * counts.get("splice", 0), rng))
-    half = len(names) // 2
-    rows.append(spliced(tokens[:half], tokens[half : 2 * half], rng))
-    sources += [("splice", pair) for pair in zip(names[:half], names[half : 2 * half], strict=True)]
-    rows.append(torch.full((counts.get("draw", 0), people.length), MASK))
-    sources += [("draw", ())] * counts.get("draw", 0)
-    return sources, torch.cat(rows)
+    counts: Mapping[str, int], people: _People, longest: int, rng: np.random.Generator, generator: torch.Generator
+) -> Tensor:
+    """What the prior fills in for the operators remask, splice and draw, int64 `[n, L]`."""
+    tokens = people.record.written(people.parents(counts["remask"], rng))
+    sizes = rng.integers(1, longest + 1, len(tokens))
+    chosen = [torch.from_numpy(np.flatnonzero(sizes == size)) for size in range(1, longest + 1)]
+    rows = [
+        remask(tokens[rows], words=size, slack=1, generator=generator)
+        for size, rows in enumerate(chosen, 1)
+        if len(rows)
+    ]
+    pairs = people.record.written(people.parents(2 * counts["splice"], rng))
+    half = len(pairs) // 2
+    rows.append(spliced(pairs[:half], pairs[half : 2 * half], rng))
+    rows.append(torch.full((counts["draw"], people.record.length), MASK))
+    return torch.cat(rows)
 
 
 def spliced(first: Tensor, second: Tensor, rng: np.random.Generator, most: int = 3) -> Tensor:

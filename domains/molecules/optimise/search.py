@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.budget import Budget
 from ....core.cost import BudgetSpentError, Meter
 from ....core.observers import Observer
 from ....core.particles import Particles
@@ -17,7 +18,6 @@ from ....core.steering import Steering
 from ....core.tilt import Samples, Tilt
 from ....molecules import MASK, decode, encode_one
 from ....smiles import MoleculeError
-from ....rewards.budget import Budget
 from .base import OnRound, Optimiser
 from .evolution import Evolution
 
@@ -48,7 +48,9 @@ class Search(Steering):
         """Raises ValueError: not molecules, a template or scaffold, or fewer than two calls."""
         process, shape = tilt.diffusion.process, tilt.diffusion.shape
         if getattr(process, "mask", None) != MASK or len(shape) != 1:
-            raise ValueError(f"A search needs a masked model of molecules (tokens of tiltflow.molecules), not {process}.")
+            raise ValueError(
+                f"A search needs a masked model of molecules (tokens of tiltflow.molecules), not {process}."
+            )
         if tilt.diffusion.start is not None:
             raise ValueError(
                 "A search does not keep to a template or scaffold. Let the reward forbid what must not be, as Smarts and "
@@ -63,7 +65,9 @@ class Search(Steering):
         """The n best molecules. Raises ValueError: n above `calls`, and as `check` does."""
         self.check(tilt)
         if n > self.calls:
-            raise ValueError(f"{n} molecules asked for within {self.calls} calls; raise calls, at best to 20 times as many.")
+            raise ValueError(
+                f"{n} molecules asked for within {self.calls} calls; raise calls, at best to 20 times as many."
+            )
         generator = generator or torch.Generator().manual_seed(torch.seed())
         asked = _Asked(tilt, Budget(self.calls))
         with Meter() as meter, torch.no_grad():

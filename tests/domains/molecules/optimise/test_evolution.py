@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiltflow.domains.molecules import constrain, load
 from tiltflow.domains.molecules.optimise import Evolution, Learning
-from tiltflow.domains.molecules.optimise.evolution import _Law, _People, _Shares, spliced
+from tiltflow.domains.molecules.optimise.evolution import _Law, _People, _Record, spliced
 from tiltflow.molecules import MASK, encode
 from tiltflow.rewards import Budget
 from tiltflow.rewards.molecules import pmo
 
-SMALL = Evolution(population=60, offspring=20, start=40, learning=Learning(batch=8, start=60))
+SHARES = {"crossover": 0.4, "remask": 0.3, "mutate": 0.1, "splice": 0.1, "draw": 0.1}
+SMALL = Evolution(population=60, offspring=20, start=40, shares=SHARES, learning=Learning(batch=8, start=60))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_it_gets_better_than_its_start_within_the_budget(domain):
 
 @pytest.mark.parametrize("operator", ["remask", "splice", "crossover", "mutate", "draw"])
 def test_each_operator_alone_spends_the_budget(domain, operator):
-    assert len(record(domain, calls=70, evolution=replace(SMALL, operators=(operator,)))) == 70
+    assert len(record(domain, calls=70, evolution=replace(SMALL, shares={operator: 1}))) == 70
 
 
 def test_a_splice_keeps_the_head_of_one_and_the_tail_of_the_other():
@@ -65,26 +66,34 @@ def test_a_splice_keeps_the_head_of_one_and_the_tail_of_the_other():
         assert row[after + len(tail) :] == [0] * (len(row) - after - len(tail))
 
 
-def test_successful_operators_make_more_children_and_none_dies_out():
-    shares, rng = _Shares(("remask", "mutate", "draw")), np.random.default_rng(0)
-    for _ in range(60):
-        shares.learn(["remask"] * 5 + ["mutate"] * 5 + ["draw"] * 5, [True] * 4 + [False] * 6 + [False] * 5)
-    many = [shares.divide(100, rng) for _ in range(50)]
-    assert all(sum(each.values()) == 100 for each in many)
-    mean = {name: np.mean([each[name] for each in many]) for name in shares.operators}
-    assert mean["remask"] > 80
-    assert mean["mutate"] > 3
-    assert mean["draw"] > 3
-
-
 def test_parents_are_drawn_by_rank():
-    people, rng = _People(1000, 24), np.random.default_rng(0)
+    people, rng = _People(_Record(24), 1000, greed=3.0), np.random.default_rng(0)
     people.best = [str(rank) for rank in range(1000)]
     ranks = np.array([int(name) for name in people.parents(20_000, rng)])
     # The best is drawn with probability E[1 / ceil(1000 / 10^u)], the best tenth with at least 2 / 3.
     assert np.mean(ranks == 0) == pytest.approx(np.mean(1 / np.ceil(1000 * 10 ** (-3 * rng.random(200_000)))), rel=0.1)
     assert np.mean(ranks < 100) > 2 / 3
     assert ranks.max() > 900
+    people.greed = 0.0
+    assert np.mean([int(name) for name in people.parents(20_000, rng)]) == pytest.approx(499.5, rel=0.02)
+
+
+def test_islands_hear_of_each_other_when_they_merge():
+    reward = pmo("isomers_c7h8n2o2", budget=Budget(50))
+    record = _Record(24)
+    isles = [_People(record, 3, 2.0) for _ in range(2)]
+    isles[0].add(["Cc1ccccc1", "CCO", "CCN", "CCCC"], reward)
+    isles[1].add(["c1ccccc1", "CO"], reward)
+    assert len(isles[0].best) == 3
+    assert set(isles[1].best) == {"c1ccccc1", "CO"}
+    whole = _People.merged(isles, 4)
+    assert set(whole.best) == {*isles[0].best[:2], *isles[1].best[:2]}
+    scores = [record.scores[name] for name in whole.best]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_islands_spend_the_budget_too(domain):
+    assert len(record(domain, calls=120, evolution=replace(SMALL, islands=3, apart=0.5))) == 120
 
 
 def test_learning_makes_the_best_molecules_likelier(domain):
@@ -100,11 +109,9 @@ def test_learning_makes_the_best_molecules_likelier(domain):
 
 
 def test_molecules_that_cannot_be_written_in_words_are_passed_over():
-    people = _People(10, 24)
-    kept, tokens = people.written(["CCO", "CB(O)O", "CCO"])
-    assert kept == ["CCO", "CCO"]
-    assert torch.equal(tokens, encode(kept))
-    assert people.written([])[1].shape == (0, 24)
+    record = _Record(24)
+    assert torch.equal(record.written(["CCO", "CB(O)O", "CCO"]), encode(["CCO", "CCO"]))
+    assert record.written([]).shape == (0, 24)
 
 
 def test_what_it_cannot_do_is_refused(domain):
@@ -113,8 +120,13 @@ def test_what_it_cannot_do_is_refused(domain):
         SMALL.run(held, pmo("qed", budget=Budget(10)), generator=torch.Generator())
     with pytest.raises(ValueError, match="has no budget"):
         SMALL.run(domain, pmo("qed"), generator=torch.Generator())
-    with pytest.raises(ValueError, match=r"operators are \['swap'\]"):
-        Evolution(operators=("swap",))
+    for shares in ({"swap": 1.0}, {"draw": 0.0}, {"draw": -1.0, "remask": 2.0}):
+        with pytest.raises(ValueError, match="shares are"):
+            Evolution(shares=shares)
+    with pytest.raises(ValueError, match="apart is 2"):
+        Evolution(apart=2)
+    with pytest.raises(ValueError, match="greed is -1"):
+        Evolution(greed=-1)
     with pytest.raises(ValueError, match="offspring is 0"):
         Evolution(offspring=0)
     with pytest.raises(ValueError, match="longest is 0"):

@@ -39,7 +39,8 @@ def load(
     """A domain of molecules, ready to sample, steer and tune.
 
     Args:
-        prior: name of a shipped prior ("zinc": drug-like molecules, "qm9": at most nine heavy atoms) or a file made by `tiltflow pretrain domain=molecules`.
+        prior: name of a shipped prior ("zinc": drug-like molecules, "qm9": at most nine heavy atoms), or a file made by
+            `tiltflow pretrain domain=molecules`.
         steps: reverse steps of the ancestral sampler.
         template: SELFIES symbols that the sampler fixes at their places, such as "[C][=Branch1][C][=O] *4 [N]", with *
             for free sites; see `constraints` for what that promises.

@@ -70,7 +70,7 @@ class Evolution:
         learning: None leaves the prior as it is.
     """
 
-    population: int = 200
+    population: int = 400
     offspring: int = 20
     start: int = 200
     shares: Mapping[str, float] = field(default_factory=lambda: {"crossover": 0.6, "remask": 0.2, "mutate": 0.2})

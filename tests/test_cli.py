@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiltflow import __version__
 from tiltflow.__main__ import main
 from tiltflow.cli import combinations, compose
+from tiltflow.options import options, read
 from tiltflow.schema import ConfigError
 from tiltflow.settings import prepare
 
@@ -305,6 +306,15 @@ def test_values_go_where_they_belong() -> None:
 def test_the_rewards_file_brings_alpha_and_the_command_line_overrules_it() -> None:
     assert config("reward=gc")["alpha"] == 0.01
     assert config("alpha=3", "reward=gc")["alpha"] == 3
+
+
+def test_a_domain_brings_the_options_that_fit_it_and_the_command_line_overrules_them() -> None:
+    assert compose(["domain=molecules", "reward=qed"]).choices["value"] == "posterior_mean"
+    assert compose(["domain=molecules", "reward=qed", "value=rollout"]).choices["value"] == "rollout"
+    assert compose(["domain=dna"]).choices["value"] == "completions"
+    for domain, fitting in read("usual").items():
+        assert domain in options("domain")
+        assert all(option in options(group) for group, option in fitting.items())
 
 
 def test_held_out_oracles_follow_the_reward() -> None:

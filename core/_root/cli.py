@@ -255,7 +255,8 @@ def compose(arguments: Sequence[str], name: str = "design", further: Mapping[str
     wrong = {pick.key_or_group for pick in picks if pick.value() not in known[pick.key_or_group]}
     problems += [_unknown_option(pick, known[pick.key_or_group]) for pick in picks if pick.key_or_group in wrong]
     right = {pick.key_or_group: str(pick.value()) for pick in picks if pick.key_or_group not in wrong}
-    choices = {**chosen, **right}
+    fitting = options.usual(right.get("domain", "")) if name == "design" else {}
+    choices = {**chosen, **fitting, **right}
     config = OmegaConf.create(_files(name, tuple(choices.items())))
     config.update(further or {})
     # What belongs to a choice that does not exist cannot be judged.

@@ -132,6 +132,11 @@ def defaults(name: str) -> dict[str, str]:
     return {group: option for group, option in pairs if not group.startswith("optional ")}
 
 
+def usual(domain: str) -> dict[str, str]:
+    """Which options fit a domain better than those of design.yaml, by group."""
+    return dict(read("usual").get(domain, {}))
+
+
 def design_help() -> str:
     """What `tiltflow --help` prints."""
     return "\n".join([_USAGE.format(version=__version__), *_choices("design"), *_keys("design", settings.KEYS), _NOTES])

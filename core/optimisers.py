@@ -91,7 +91,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(network: object) -> list[nn.Parameter]:
     """The matrices that a network names in its `hidden_matrices`, for `Muon`.
 
     Raises:

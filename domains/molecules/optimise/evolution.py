@@ -262,7 +262,7 @@ def spliced(first: Tensor, second: Tensor, rng: np.random.Generator, most: int =
     ends = [(tokens != PAD).sum(1).numpy() for tokens in (first, second)]
     left, right = ((rng.random(n) * end).astype(int) for end in ends)  # words of the first; first word of the second
     gap = rng.integers(1, most + 1, n)
-    start, after, gap, skip = (torch.from_numpy(each)[:, None] for each in (left, left + gap, gap, right))
+    start, after, skip = (torch.from_numpy(each)[:, None] for each in (left, left + gap, right))
     sites = torch.arange(length)
     source = sites - after + skip
     tail = torch.where(source < length, second.gather(1, source.clamp(0, length - 1)), PAD)

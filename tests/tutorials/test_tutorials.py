@@ -15,7 +15,7 @@ from tiltflow.domains import dna
 from tiltflow.rewards import ForbiddenSites, GcWindow, expression, fitted
 
 TUTORIALS = Path(__file__).parents[2] / "tutorials"
-NAMES = ("first_promoters", "your_own_sequences", "your_own_method")
+NAMES = ("first_promoters", "your_own_sequences", "molecules_with_several_aims", "your_own_method")
 
 pytestmark = pytest.mark.skipif(not TUTORIALS.is_dir(), reason="needs the tutorials of the source tree")
 
@@ -80,6 +80,22 @@ def test_your_own_sequences(tmp_path: Path) -> None:
     assert again.info["status"] == "finished"
     assert dna.Template.parse({55: "TATAAA"}).fits(again.samples.x).all()
     assert sum(is_figure(path) for path in folder.glob("*.png")) == 5
+
+
+def test_molecules_with_several_aims(tmp_path: Path) -> None:
+    chem = pytest.importorskip("rdkit.Chem")
+    folder, said = run("molecules_with_several_aims", tmp_path)
+    table = [row.split(",") for row in (folder / "samples.csv").read_text().splitlines()]
+    rewards = [float(row[table[0].index("reward")]) for row in table[1:]]
+    assert rewards == sorted(rewards, reverse=True)
+    assert len(chem.SDMolSupplier(str(folder / "samples.sdf"))) == len(rewards) == 4
+    scaffold, linker = (said[said.index(word) :].splitlines()[1:5] for word in ("scaffold *c1", "fragments *c1"))
+    ends = [chem.MolFromSmiles(text) for text in ("c1ccc(S(N)(=O)=O)cc1", "c1ccc(C)cc1")]
+    assert all(chem.MolFromSmiles(text).HasSubstructMatch(ends[0]) for text in (*scaffold, *linker))
+    assert all(chem.MolFromSmiles(text).HasSubstructMatch(ends[1]) for text in linker)
+    assert is_figure(folder / "pareto.png")
+    assert is_figure(folder / "best.png")
+    assert "nothing is docked" in said
 
 
 def test_your_own_method(tmp_path: Path) -> None:

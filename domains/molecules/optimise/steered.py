@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ....core.samplers import Ancestral
 from ....core.steering import SVDD, Steering
 from ....core.tilt import Tilt
 from ....core.values import PosteriorMean, Value
@@ -25,7 +26,7 @@ class Steered:
         method: the steering method.
         alpha: temperature, in units of the reward.
         batch: samples steered together.
-        steps: denoising steps; None takes the domain's.
+        steps: denoising steps of ancestral sampling, several words at once where they are few; None takes the domain's sampler.
         value: how a half-finished sample is judged; None is the reward of the most probable completion, one call each.
     """
 
@@ -46,7 +47,9 @@ class Steered:
         self, domain: Domain, reward: Scored, *, generator: torch.Generator, on_round: OnRound | None = None
     ) -> None:
         """See `Optimiser.run`."""
-        diffusion = domain.diffusion if self.steps is None else replace(domain.diffusion, steps=self.steps)
+        diffusion = domain.diffusion
+        if self.steps is not None:
+            diffusion = replace(diffusion, steps=self.steps, sampler=Ancestral())
         value = PosteriorMean() if self.value is None else self.value
         tilt = Tilt(diffusion, reward, self.alpha, value, failures="exclude")
         with until_spent(reward):

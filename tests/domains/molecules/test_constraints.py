@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem.rdMolDescriptors import CalcNumRings
 from tiltflow.domains.molecules.constraints import TemplateError, grow_from, link, parse, passes_on
 from tiltflow.molecules import ALPHABET, LENGTH, MASK, PAD, decode
 
@@ -19,7 +20,7 @@ def contains(smiles, scaffold):
         bond.SetBondType(Chem.BondType.SINGLE)
     loose = Chem.AdjustQueryParameters.NoAdjustments()
     loose.makeBondsGeneric = loose.makeAtomsGeneric = True
-    more_rings = found.GetRingInfo().NumRings() > Chem.MolFromSmiles(scaffold).GetRingInfo().NumRings()
+    more_rings = CalcNumRings(found) > CalcNumRings(Chem.MolFromSmiles(scaffold))
     return more_rings and found.HasSubstructMatch(Chem.AdjustQueryProperties(core, loose))
 
 

@@ -95,6 +95,11 @@ class Evolution:
         for name in ("mutation_rate", "apart"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+        if 2 * self.islands > min(self.population, self.start):
+            raise ValueError(
+                f"{self.islands} islands share a population of {self.population} and {self.start} molecules at the start; "
+                "expected at least two of both for each"
+            )
         if not self.greed >= 0:
             raise ValueError(f"greed is {self.greed}; expected a number of at least 0")
 
@@ -116,7 +121,7 @@ class Evolution:
         record = _Record(domain.diffusion.shape[0])
         with until_spent(reward):
             total = reward.budget.left
-            isles = [_People(record, self.population // self.islands + 1, self.greed) for _ in range(self.islands)]
+            isles = [_People(record, -(-self.population // self.islands), self.greed) for _ in range(self.islands)]
             for isle, names in zip(isles, _parted(natural(domain, self.start, rng), self.islands), strict=True):
                 isle.add(names, reward)
             for turn, _ in enumerate(rounds(reward, on_round)):

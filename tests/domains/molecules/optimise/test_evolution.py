@@ -123,6 +123,8 @@ def test_what_it_cannot_do_is_refused(domain):
     for shares in ({"swap": 1.0}, {"draw": 0.0}, {"draw": -1.0, "remask": 2.0}):
         with pytest.raises(ValueError, match="shares are"):
             Evolution(shares=shares)
+    with pytest.raises(ValueError, match="30 islands share a population of 400 and 40 molecules"):
+        Evolution(islands=30, start=40)
     with pytest.raises(ValueError, match="apart is 2"):
         Evolution(apart=2)
     with pytest.raises(ValueError, match="greed is -1"):
